@@ -1,0 +1,85 @@
+/* Passes: trace in, trace out. One file each in ir/passes/ (or in an executor), listed in pipeline order in
+ * ir/passes/passes.def. A pass does not change its input; it makes a new trace in the same context.
+ * Threads: thread-compatible. */
+#ifndef THUNDER_IR_PASS_H
+#define THUNDER_IR_PASS_H
+
+#include "ir/build.h"
+
+typedef enum th_mode { TH_MODE_FORWARD, TH_MODE_FORWARD_BACKWARD, TH_MODE_TRAIN_STEP } th_mode;
+typedef enum th_phase { TH_PHASE_UPDATE, TH_PHASE_ACCUMULATE, TH_PHASE_FLUSH } th_phase;
+typedef enum th_optimizer { TH_OPTIMIZER_NONE, TH_OPTIMIZER_SGD, TH_OPTIMIZER_ADAM, TH_OPTIMIZER_ADAMW } th_optimizer;
+
+typedef struct th_group { /* compile.proto, Group */
+  bool nesterov, momentum, amsgrad, maximize, weight_decay, first_step;
+} th_group;
+
+typedef struct th_target {
+  const char *name;     /* "cpu" */
+  const char *arch;     /* "x86-64-v3" */
+  uint32_t threads;     /* of a rank */
+  uint64_t memory;      /* bytes; 0 unknown */
+} th_target;
+
+typedef struct th_options { /* what a compile is asked for, decoded (compile.proto) */
+  th_mode mode;
+  th_phase phase;
+  th_optimizer optimizer;
+  bool clip, accumulates, deterministic;
+  uint32_t loss_output;
+  uint32_t n_groups, n_param_group;
+  const th_group *groups;
+  const uint32_t *param_group; /* for each trainable parameter input, in order */
+  uint32_t world;              /* ranks of the mesh axis "dp" */
+  uint64_t bucket_bytes;
+  uint32_t n_executors;
+  const char *const *executors; /* priority order */
+  th_target target;
+} th_options;
+
+typedef th_status (*th_pass_run)(const th_options *options, const th_trace *in, th_trace **out);
+typedef struct th_pass {
+  const char *name, *why;
+  th_pass_run run;
+  bool (*wanted)(const th_options *options); /* NULL: always */
+} th_pass;
+
+/* ---- Rewriting: the frame most passes share -------------------------------------------------------------------------
+ * A rewriter copies a trace op by op. The pass loops over the ops of a graph, and for each either clones it or emits
+ * something else and says what its results became. */
+typedef struct th_rewriter {
+  const th_trace *from;
+  th_builder b;   /* into the new trace; b.graph is the graph being written */
+  th_value *map;  /* (from->n_values) value of `from` -> value of the new trace; TH_NO_VALUE: not yet */
+} th_rewriter;
+
+/* A new trace with the graphs of `from` (empty), graph inputs copied and mapped, the signature's inputs copied. */
+th_rewriter th_rewrite_begin(const th_trace *from);
+/* Stamps no_grad, autocast, origin of `op` on what is built next. */
+void th_rewrite_at(th_rewriter *r, const th_op *op);
+/* Copies `op` with its operands mapped (types as they are, no inference); maps its results. */
+th_op *th_rewrite_clone(th_rewriter *r, const th_op *op);
+static inline void th_rewrite_map(th_rewriter *r, th_value from, th_value to) { r->map[from] = to; }
+static inline th_value th_rewrite_value(const th_rewriter *r, th_value v) { return v == TH_NO_VALUE ? v : r->map[v]; }
+/* Maps the outputs of graph `graph` and sets them; for graph 0 copies the signature's outputs too. */
+void th_rewrite_outputs(th_rewriter *r, uint32_t graph);
+/* Clones a whole graph (ops and outputs) unchanged. */
+void th_rewrite_graph(th_rewriter *r, uint32_t graph);
+/* The new trace, or the first failure. */
+th_status th_rewrite_finish(th_rewriter *r, th_trace **out);
+/* Copies the ops of graph `graph` of `from` into the builder's graph with inputs bound to `in`; results into `out`
+ * (one for each output of the graph). Used to inline bodies. */
+th_status th_inline(th_builder *b, const th_trace *from, uint32_t graph, const th_value *in, th_value *out);
+
+/* Runs the pipeline up to and including the pass `last` (NULL: all). `after`, when not NULL, sees the trace after each
+ * pass. Verifies after each pass in debug builds or when options say so (THUNDER_VERIFY=1). */
+typedef void (*th_pass_observer)(void *user, const char *pass, const th_trace *trace, uint64_t ns);
+th_status th_pipeline_run(const th_options *options, const th_trace *in, const char *last, th_pass_observer after, void *user,
+                          th_trace **out);
+/* The pass called `name`; NULL when there is none. Position i of the pipeline; NULL past its end. */
+const th_pass *th_pass_find(const char *name);
+const th_pass *th_pass_at(size_t i);
+/* Default options (forward, cpu, world 1) on `context`; for tests and thunderc. */
+th_options th_options_default(void);
+
+#endif
