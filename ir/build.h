@@ -15,6 +15,7 @@ typedef struct th_builder {
   bool no_grad;      /* stamped on new ops */
   th_dtype autocast; /* likewise */
   uint32_t origin;   /* likewise */
+  bool scratch;      /* what is built only serves inference and is dropped */
 } th_builder;
 
 static inline th_builder th_builder_make(th_trace *trace, uint32_t graph) {
