@@ -258,14 +258,6 @@ void th__lower_select(th_rule *r) {
   th_rule_return(r, drop_dim(r->b, s, d));
 }
 
-static void pieces(th_rule *r, th_value x, uint32_t d, const int64_t *sizes, uint32_t n) {
-  int64_t at = 0;
-  for (uint32_t i = 0; i < n; i++) {
-    th_rule_return(r, th_slice_dim(r->b, x, d, th_k(r->b, at), th_k(r->b, at + sizes[i]), th_k(r->b, 1)));
-    at += sizes[i];
-  }
-}
-
 static bool constant_size(th_rule *r, th_value x, uint32_t *d, int64_t *n) {
   th_type t = th_rule_type(r->b, x);
   *d = th_wrap_dim(r->b, th_rule_int(r, "dim"), t.rank);
