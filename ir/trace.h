@@ -108,7 +108,13 @@ typedef struct th_trace {
   th_value_info *values;
   th_input *inputs;   /* (graphs[0]->n_inputs) */
   th_output *outputs; /* (graphs[0]->n_outputs) */
+  th_symbol *symbols; /* where this trace's symbols come from, when not as the context says (a backward half); or NULL */
 } th_trace;
+
+/* Where symbol `symbol` comes from in this trace. input TH_NONE: it is not bound (and not read). */
+static inline const th_symbol *th_trace_symbol(const th_trace *trace, uint32_t symbol) {
+  return trace->symbols ? &trace->symbols[symbol] : th_symbol_get(trace->context, symbol);
+}
 
 th_trace *th_trace_create(th_context *context); /* no graphs yet */
 th_graph *th_trace_add_graph(th_trace *trace, const char *name);
