@@ -48,6 +48,9 @@ const char *th_body_name(Thunder__Wire__Envelope__BodyCase body);
 /* A status made from an Error message; takes nothing. Code 0 becomes UNKNOWN. The detail's lines follow the text. */
 th_status th_error_to_status(const Thunder__Wire__Error *error);
 
+/* Replaces bytes that are not UTF-8, and control characters but newline and tab, by '?': for texts made from outside bytes. */
+void th_utf8_clean(char *text);
+
 /* Gathers the chunks of one byte string whose size is announced before. */
 typedef struct th_gather {
   uint8_t *bytes; /* malloc'ed, `total` bytes; NULL while nothing came */
