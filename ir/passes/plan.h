@@ -60,7 +60,7 @@ th_plan_bytes th_plan_predict(const th_trace *trace, const int64_t *symbols);
 th_status th_plan_check(const th_options *options, const th_trace *trace, const int64_t *symbols);
 
 th_status th_pass_claim(const th_options *options, const th_trace *in, th_trace **out);
-th_status th_pass_claim_library(const th_options *options, const th_trace *in, th_trace **out);
+th_status th_pass_library(const th_options *options, const th_trace *in, th_trace **out);
 th_status th_pass_layout(const th_options *options, const th_trace *in, th_trace **out);
 th_status th_pass_memory_plan(const th_options *options, const th_trace *in, th_trace **out);
 
