@@ -165,15 +165,17 @@ uint64_t th_fingerprint_next(uint64_t fingerprint, const th_collective_call *cal
 typedef struct th_channel_vtable {
   const char *kind;
   size_t request_size; /* bytes of the back end's request, which begins with struct th_request */
+  bool keeps_lost;     /* the library may touch a lost request's memory later: never reuse or free it */
   /* Begins request->call, whose segments are the request's own. */
   th_status (*start)(th_channel *channel, th_request *request);
   /* Moves on and says whether the collective has ended; outputs are complete when it has. Does not block. */
   th_status (*test)(th_request *request, bool *out_done);
   /* Sleeps up to about `microseconds` until something may have changed; NULL: the channel yields or naps itself. */
   void (*pause)(th_channel *channel, unsigned microseconds);
-  /* The request goes back to the pool after its end; `lost`: it had not ended, keep what the library may touch. */
+  /* The request goes back to the pool next (unless keeps_lost); `lost`: it had not ended. */
   void (*finish)(th_request *request, bool lost);
   void (*abort)(th_channel *channel); /* any thread; may be NULL */
+  void (*release)(th_request *request); /* frees what a pooled request owns beside segments; may be NULL */
   void (*destroy)(th_channel *channel, bool lost);
 } th_channel_vtable;
 

@@ -18,6 +18,7 @@
 #define TH_PROGRESS_MAGIC 0x54485047u /* "THPG" */
 #define TH_PROGRESS_VERSION 1u
 #define TH_PROGRESS_RING 64 /* collectives remembered */
+#define TH_PROGRESS_KIND_EXIT 255 /* posted in place of a collective: this rank leaves */
 
 /* One posted collective. `sequence` is index + 1 once the entry is complete, written last; 0: never used. */
 typedef struct th_progress_collective {
