@@ -34,6 +34,8 @@ typedef struct th_options { /* what a compile is asked for, decoded (compile.pro
   uint64_t bucket_bytes;
   uint32_t n_executors;
   const char *const *executors; /* priority order */
+  uint32_t n_disabled;
+  const char *const *disabled; /* passes that are left out (tests, debugging) */
   th_target target;
 } th_options;
 
@@ -71,11 +73,18 @@ th_status th_rewrite_finish(th_rewriter *r, th_trace **out);
  * (one for each output of the graph). Used to inline bodies. */
 th_status th_inline(th_builder *b, const th_trace *from, uint32_t graph, const th_value *in, th_value *out);
 
-/* Runs the pipeline up to and including the pass `last` (NULL: all). `after`, when not NULL, sees the trace after each
- * pass. Verifies after each pass in debug builds or when options say so (THUNDER_VERIFY=1). */
-typedef void (*th_pass_observer)(void *user, const char *pass, const th_trace *trace, uint64_t ns);
+/* What a pipeline gives: one trace for each plan of the mode ("forward"; "forward" and "backward"; "step"). */
+typedef struct th_plans {
+  size_t n;
+  const char *names[2];
+  th_trace *traces[2];
+} th_plans;
+
+/* Runs the pipeline up to and including the pass `last` (NULL: all). `after`, when not NULL, sees the trace of each plan
+ * after each pass. */
+typedef void (*th_pass_observer)(void *user, const char *plan, const char *pass, const th_trace *trace, uint64_t ns);
 th_status th_pipeline_run(const th_options *options, const th_trace *in, const char *last, th_pass_observer after, void *user,
-                          th_trace **out);
+                          th_plans *out);
 /* The pass called `name`; NULL when there is none. Position i of the pipeline; NULL past its end. */
 const th_pass *th_pass_find(const char *name);
 const th_pass *th_pass_at(size_t i);

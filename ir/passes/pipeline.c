@@ -1,0 +1,82 @@
+#include <string.h>
+#include <time.h>
+
+#include "ir/passes/passes.h"
+
+#define TH_PASS(name_, wanted_, why_) static bool wanted_##name_(const th_options *options) { return wanted_; }
+#include "ir/passes/passes.def"
+#undef TH_PASS
+
+static const th_pass table[] = {
+#define TH_PASS(name_, wanted_, why_) {.name = #name_, .why = why_, .run = th_pass_##name_, .wanted = wanted_##name_},
+#include "ir/passes/passes.def"
+#undef TH_PASS
+};
+enum { N_PASSES = sizeof table / sizeof *table };
+
+const th_pass *th_pass_at(size_t i) { return i < N_PASSES ? &table[i] : NULL; }
+
+const th_pass *th_pass_find(const char *name) {
+  for (size_t i = 0; i < N_PASSES; i++)
+    if (!strcmp(table[i].name, name)) return &table[i];
+  return NULL;
+}
+
+th_options th_options_default(void) {
+  static const char *const executors[] = {"cpu"};
+  return (th_options){.mode = TH_MODE_FORWARD, .world = 1, .bucket_bytes = 25 << 20, .n_executors = 1, .executors = executors,
+                      .target = {.name = "cpu", .arch = "x86-64-v3", .threads = 1}};
+}
+
+static uint64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static bool disabled(const th_options *options, const char *name) {
+  for (uint32_t i = 0; i < options->n_disabled; i++)
+    if (!strcmp(options->disabled[i], name)) return true;
+  return false;
+}
+
+static th_status run_pass(const th_options *options, const th_pass *pass, const char *plan, const th_trace *in, th_pass_observer after,
+                          void *user, th_trace **out) {
+  uint64_t start = now_ns();
+  th_status status = pass->run(options, in, out);
+  if (status) return status;
+  if (after) after(user, plan, pass->name, *out, now_ns() - start);
+  return TH_OK;
+}
+
+/* `why` is told which pass failed only where it is a fault of ours: users' errors speak of their program. */
+static th_status blame(th_status status, const char *pass) {
+  return th_status_code(status) == TH_CODE_INTERNAL ? th_status_prefix(status, "pass %s", pass) : status;
+}
+
+th_status th_pipeline_run(const th_options *options, const th_trace *in, const char *last, th_pass_observer after, void *user,
+                          th_plans *out) {
+  th_trace *current[2] = {(th_trace *)in, NULL};
+  th_plans plans = {.n = 1, .names = {options->mode == TH_MODE_TRAIN_STEP ? "step" : "forward", "backward"}};
+  if (last && !th_pass_find(last)) return TH_ERROR(INVALID_ARGUMENT, "there is no pass called \"%s\"", last);
+  for (size_t i = 0; i < N_PASSES; i++) {
+    const th_pass *pass = &table[i];
+    if (!pass->wanted(options) || disabled(options, pass->name)) {
+      if (last && !strcmp(pass->name, last)) break;
+      continue;
+    }
+    if (!strcmp(pass->name, "forward")) { /* both halves from one joint trace */
+      const th_trace *joint = current[0];
+      TH_TRY(blame(run_pass(options, pass, plans.names[0], joint, after, user, &current[0]), pass->name));
+      TH_TRY(blame(run_pass(options, th_pass_find("backward"), plans.names[1], joint, after, user, &current[1]), "backward"));
+      plans.n = 2;
+    } else if (strcmp(pass->name, "backward")) {
+      for (size_t k = 0; k < plans.n; k++) TH_TRY(blame(run_pass(options, pass, plans.names[k], current[k], after, user, &current[k]), pass->name));
+    }
+    if (last && !strcmp(pass->name, last)) break;
+  }
+  plans.traces[0] = current[0];
+  plans.traces[1] = current[1];
+  *out = plans;
+  return TH_OK;
+}
