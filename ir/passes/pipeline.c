@@ -3,12 +3,12 @@
 
 #include "ir/passes/passes.h"
 
-#define TH_PASS(name_, wanted_, why_) static bool wanted_##name_(const th_options *options) { return wanted_; }
+#define TH_PASS(name_, condition_, why_) static bool is_wanted_##name_(const th_options *options) { return condition_; }
 #include "ir/passes/passes.def"
 #undef TH_PASS
 
 static const th_pass table[] = {
-#define TH_PASS(name_, wanted_, why_) {.name = #name_, .why = why_, .run = th_pass_##name_, .wanted = wanted_##name_},
+#define TH_PASS(name_, condition_, why_) {.name = #name_, .why = why_, .run = th_pass_##name_, .wanted = is_wanted_##name_},
 #include "ir/passes/passes.def"
 #undef TH_PASS
 };
