@@ -1,0 +1,464 @@
+"""Capture: from a TorchDynamo graph to functional ATen.
+
+This is the only file that touches private names of PyTorch. `compiler(fn, backend, ...)` runs TorchDynamo (guards, one
+graph per frame). For each graph `Graph` notes the grad mode and autocast state of every node, and `export` lowers a
+graph with `aot_export_module(..., trace_joint=False, pre_dispatch=True)`: functional ATen with composites kept
+(`linear`, `layer_norm`, `scaled_dot_product_attention`, ...) and inputs that are written back listed.
+
+That route alone would silently lose things, so they are taken out of its way first:
+  - a custom `autograd.Function` arrives from TorchDynamo as `autograd_function_apply(fwd, bwd, args)` and a
+    `torch.utils.checkpoint` as `tag_activation_checkpoint(body, args)`. Both become a call of one opaque operator
+    `thunder_capture::region(args, number)`; their bodies are exported by themselves into `Exported.regions`.
+  - grad mode and autocast are markers between nodes: the state of the TorchDynamo node an ATen node comes from is
+    what is recorded for it (`node_state`).
+"""
+import contextlib
+import warnings
+
+import torch
+import torch.fx
+import torch.fx.traceback as fx_traceback
+from torch._functorch.aot_autograd import aot_export_module
+from torch._guards import TracingContext, detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
+
+from .errors import Unsupported
+
+_set_grad_enabled = torch._C._set_grad_enabled
+_MARKERS = (_set_grad_enabled, _enter_autocast, _exit_autocast)
+_autograd_function_apply = torch.ops.higher_order.autograd_function_apply
+_tag_activation_checkpoint = torch.ops.higher_order.tag_activation_checkpoint
+_TRACE_KEY = "thunder"
+
+_regions = []  # the regions of the capture under way, by number
+
+
+# ---- TorchDynamo ------------------------------------------------------------------------------------------------------
+
+def compiler(fn, backend, fullgraph=False, dynamic=None):
+    """`fn` run through TorchDynamo with `backend(graph_module, example_inputs)`. Returns a callable with guards."""
+    return torch.compile(fn, backend=backend, fullgraph=fullgraph, dynamic=dynamic)
+
+
+def reset_code(fn):
+    """Drops what TorchDynamo has compiled for `fn`'s code."""
+    torch._dynamo.reset_code(fn)
+
+
+def placeholders(gm):
+    return [n for n in gm.graph.nodes if n.op == "placeholder"]
+
+
+def output_nodes(gm):
+    """The nodes (or constants) a graph module returns, flat."""
+    output = next(n for n in reversed(gm.graph.nodes) if n.op == "output")
+    return list(pytree.tree_leaves(output.args[0]))
+
+
+def example(node):
+    """The fake value TorchDynamo computed for a node: what eager would give."""
+    value = node.meta.get("example_value", None)
+    return node.meta.get("val") if value is None else value
+
+
+def source_name(node):
+    """The Python expression a graph input comes from ("L['self']._modules['l']..."), or its name."""
+    arg = node.meta.get("grapharg")
+    source = getattr(arg, "source", None)
+    try:
+        return source.name if isinstance(source.name, str) else source.name()
+    except Exception:
+        return str(node.target)
+
+
+def is_parameter(value):
+    return isinstance(value, torch.nn.Parameter)
+
+
+def storage_key(tensor):
+    """Equal for two fake tensors that share memory."""
+    return tensor.untyped_storage()._cdata
+
+
+def expression(value):
+    """The sympy expression of a SymInt, or the int itself."""
+    return value.node.expr if isinstance(value, torch.SymInt) else int(value)
+
+
+def symbol_range(value):
+    """(smallest, largest or -1) of the symbols' values that the guards of this capture allow."""
+    try:
+        bound = value.node.shape_env.bound_sympy(value.node.expr)
+        low, high = int(bound.lower), bound.upper
+        high = int(high) if high.is_finite and int(high) < 2**62 else -1
+        return max(low, 0), high
+    except Exception:
+        return 0, -1
+
+
+# ---- State of nodes ---------------------------------------------------------------------------------------------------
+
+class State:
+    """Grad mode and autocast region a node runs in."""
+
+    __slots__ = ("grad", "autocast")
+
+    def __init__(self, grad, autocast):
+        self.grad, self.autocast = grad, autocast  # bool; torch dtype or None
+
+    def __eq__(self, other):
+        return self.grad == other.grad and self.autocast == other.autocast
+
+
+def ambient_state():
+    autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    return State(torch.is_grad_enabled(), autocast)
+
+
+def annotate(gm, state=None):
+    """Numbers the nodes of a TorchDynamo graph and returns the list of their states, by number."""
+    state = state or ambient_state()
+    states, entered = [], {}
+    grad, autocast = state.grad, state.autocast
+    for number, node in enumerate(gm.graph.nodes):
+        node.meta["custom"] = {**node.meta.get("custom", {}), _TRACE_KEY: number}
+        if node.op == "call_function":
+            if node.target is _set_grad_enabled:
+                grad = bool(node.args[0])
+            elif node.target is _enter_autocast:
+                entered[node] = autocast
+                device, dtype, enabled = (tuple(node.args) + (None, None, True))[:3]
+                if device == "cpu":
+                    autocast = (dtype or torch.get_autocast_dtype("cpu")) if enabled else None
+            elif node.target is _exit_autocast:
+                autocast = entered.pop(node.args[0], state.autocast)
+            elif "enter" in str(getattr(node.target, "__name__", "")) and "inference_mode" in str(node.target):
+                raise Unsupported("inference_mode", "entered inside the compiled function", number)
+        states.append(State(grad, autocast))
+    return states
+
+
+def node_number(node):
+    """Number of the TorchDynamo node an ATen node was recorded from, or None."""
+    return (node.meta.get("custom") or {}).get(_TRACE_KEY)
+
+
+# ---- Regions: sub-graphs that keep a meaning of their own -------------------------------------------------------------
+
+class Region:
+    """A call of a higher-order operator, seen from the outside as one opaque operator."""
+
+    def __init__(self, kind, body, backward, state, number):
+        self.kind = kind            # "checkpoint", "custom_grad"
+        self.body = body            # GraphModule
+        self.backward = backward    # GraphModule or None
+        self.state = state          # State it was called in
+        self.number = number        # of the TorchDynamo node
+        self.outputs = None         # spec of the body's result; set by the first run
+        self.n_outputs = 0          # tensors the user gets
+        self.mutated = ()           # positions of args the body writes
+        self.forward_export = self.backward_export = None
+
+
+_library = torch.library.Library("thunder_capture", "FRAGMENT")
+_library.define("region(Tensor[] args, int number) -> Tensor[]")
+
+
+def _fresh(value):
+    """A new fake tensor of the same sizes and strides."""
+    if not isinstance(value, torch.Tensor):
+        raise Unsupported("higher-order operator", f"returns a {type(value).__name__}, not a tensor")
+    return torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=value.device)
+
+
+def _region_fake(args, number):
+    """Result of a region for the tracer: runs the body on fake tensors, hands out fresh ones."""
+    region = _regions[number]
+    with torch._C.DisableTorchFunction(), _preserved_modes():
+        torch.set_autocast_enabled("cpu", False)
+        fakes = [_fresh(a) for a in args]
+        versions = [f._version for f in fakes]
+        out = torch.fx.Interpreter(region.body).run(*fakes)
+        if region.kind == "custom_grad":
+            outs, saved = out[0], out[1]
+            flat = _tensors(outs)
+            region.n_outputs = len(flat)
+            flat = flat + _tensors(saved)
+        else:
+            flat = _tensors(out)
+            region.n_outputs = len(flat)
+        region.mutated = tuple(i for i, f in enumerate(fakes) if f._version != versions[i])
+        if region.mutated and region.kind == "custom_grad":
+            raise Unsupported("autograd.Function", "its forward writes to an input", region.number)
+        return [_fresh(t) for t in flat] + [_fresh(args[i]) for i in region.mutated]
+
+
+def _tensors(tree):
+    leaves = pytree.tree_leaves(tree)
+    if not all(isinstance(leaf, torch.Tensor) or leaf is None for leaf in leaves):
+        raise Unsupported("higher-order operator", "returns or saves something that is not a tensor")
+    return [leaf for leaf in leaves if leaf is not None]
+
+
+_library.impl("region", _region_fake, "Meta")
+torch.library.register_fake("thunder_capture::region", _region_fake, lib=_library)
+
+
+@contextlib.contextmanager
+def _preserved_modes():
+    grad, autocast, dtype = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+    try:
+        yield
+    finally:
+        with torch._C.DisableTorchFunction():
+            _set_grad_enabled(grad)
+            torch.set_autocast_enabled("cpu", autocast)
+            torch.set_autocast_dtype("cpu", dtype)
+
+
+# ---- Export -----------------------------------------------------------------------------------------------------------
+
+class Exported:
+    """A graph of functional ATen. `inputs` and `outputs` are FX nodes (outputs may hold constants); `written` maps the
+    position of an input to the node whose value is written back into it."""
+
+    def __init__(self, gm, inputs, outputs, written, states, names, regions):
+        self.gm, self.inputs, self.outputs, self.written = gm, inputs, outputs, written
+        self.states, self.names, self.regions = states, names, regions
+
+    def state_of(self, node):
+        number = node_number(node)
+        return self.states[number] if number is not None and number < len(self.states) else None
+
+
+class _Runner(torch.nn.Module):
+    """Runs a TorchDynamo graph node by node, with regions as opaque calls; remembers where it was."""
+
+    def __init__(self, gm, states):
+        super().__init__()
+        self.__dict__["gm"], self.__dict__["states"], self.__dict__["at"] = gm, states, None
+
+    def forward(self, *args):
+        owner = self
+
+        class Interpreter(torch.fx.Interpreter):
+            def run_node(self, node):
+                if node.op not in ("placeholder", "output"):
+                    owner.__dict__["at"] = node
+                if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
+                    with self._set_current_node(node):
+                        return owner.run_region(self, node)
+                return super().run_node(node)
+
+        with fx_traceback.preserve_node_meta():
+            return Interpreter(self.gm).run(*args)
+
+    def run_region(self, interpreter, node):
+        number = node_number(node)
+        args, kwargs = interpreter.fetch_args_kwargs_from_env(node)
+        if node.target is _autograd_function_apply:
+            body, backward, operands = args[0], args[1], args[2:]
+            region = Region("custom_grad", body, backward, self.states[number], number)
+        else:
+            body, operands = args[0], args[1:]
+            region = Region("checkpoint", body, None, self.states[number], number)
+            if kwargs.get("context_fn") is not None:
+                raise Unsupported("torch.utils.checkpoint", "context_fn is not supported", number)
+        if not all(isinstance(a, torch.Tensor) for a in operands):
+            raise Unsupported("autograd.Function" if backward_of(region) else "torch.utils.checkpoint",
+                              "called with something that is not a tensor", number)
+        index = len(_regions)
+        _regions.append(region)
+        results = torch.ops.thunder_capture.region(list(operands), index)
+        for position, i in enumerate(region.mutated):
+            value = results[len(results) - len(region.mutated) + position]
+            operands[i].copy_(value)
+        return tuple(results[:region.n_outputs])
+
+
+def backward_of(region):
+    return region.backward
+
+
+def _fake_inputs(values):
+    mode = detect_fake_mode([v for v in values if isinstance(v, torch.Tensor)])
+    if mode is None:
+        context = TracingContext.try_get()
+        mode = context.fake_mode if context else torch._subclasses.FakeTensorMode()
+    with mode:
+        return [torch.empty_strided(v.size(), v.stride(), dtype=v.dtype, device=v.device)
+                if isinstance(v, torch.Tensor) else v for v in values], mode
+
+
+def check_inputs(gm):
+    """Raises Unsupported for an input that no plan can take."""
+    for node in placeholders(gm):
+        value = example(node)
+        if isinstance(value, (torch.SymInt, int)):
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise Unsupported("graph input", f"{source_name(node)} is a {type(value).__name__}, not a tensor", node_number(node))
+        if value.device.type != "cpu" or value.layout != torch.strided or value.is_conj() or value.is_neg():
+            raise Unsupported("graph input", f"{source_name(node)} is a {value.layout} tensor on {value.device}",
+                              node_number(node))
+        if type(value) is not FakeTensor and not isinstance(value, torch.nn.Parameter):
+            raise Unsupported("graph input", f"{source_name(node)} is a {type(value).__name__}", node_number(node))
+
+
+def export(gm, values=None, states=None):
+    """Lowers a TorchDynamo graph to functional ATen. `values`: fake values of its inputs (default: what TorchDynamo
+    noted). Raises Unsupported, naming the node it failed at."""
+    top = values is None
+    if states is None:
+        states = annotate(gm)
+    if top:
+        check_inputs(gm)
+        values = [example(n) for n in placeholders(gm)]
+    fakes, _ = _fake_inputs(values)
+    runner = _Runner(gm, states)
+    first = len(_regions)
+    try:
+        with warnings.catch_warnings(), _preserved_modes():
+            warnings.simplefilter("ignore")
+            aten, signature = aot_export_module(runner, fakes, trace_joint=False, pre_dispatch=True)
+    except Unsupported as error:
+        if error.node is None and runner.__dict__["at"] is not None:
+            error.node = node_number(runner.__dict__["at"])
+        raise
+    except Exception as error:
+        node = runner.__dict__["at"]
+        number = node_number(node) if node is not None else None
+        raise Unsupported(operator_name(node), str(error).strip().split("\n")[0][:300], number) from error
+    exported = _read(aten, signature, states, gm)
+    if top:
+        _export_regions(exported)
+        del _regions[first:]
+    return exported
+
+
+def operator_name(node):
+    """How a person would call the operator of a TorchDynamo or ATen node."""
+    if node is None:
+        return "the graph"
+    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target)
+    name = getattr(node.target, "__name__", None) or str(node.target)
+    module = getattr(node.target, "__module__", None) or ""
+    return f"{module}.{name}" if module.startswith("torch") else name
+
+
+def _read(aten, signature, states, gm):
+    graph = aten.graph
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    by_name = {n.name: i for i, n in enumerate(inputs)}
+    returned = list(next(n for n in reversed(graph.nodes) if n.op == "output").args[0])
+    targets = dict(signature.user_inputs_to_mutate)
+    written, outputs = {}, []
+    n_written = len(returned) - len(signature.user_outputs)
+    for position, value in enumerate(returned):
+        if position < n_written:
+            written[by_name[targets_of(targets, signature, value, position)]] = value
+        else:
+            outputs.append(value)
+    return Exported(aten, inputs, outputs, written, states, gm, {})
+
+
+def targets_of(targets, signature, value, position):
+    """Name of the input that output `position` is written back into (the signature is keyed by the output's name, which
+    two inputs may share: then by order)."""
+    names = list(targets.values())
+    if len(names) > position:
+        return names[position]
+    return targets[value.name]
+
+
+def _export_regions(exported):
+    for node in exported.gm.graph.nodes:
+        if node.op != "call_function" or node.target is not torch.ops.thunder_capture.region.default:
+            continue
+        region = _regions[node.args[1]]
+        exported.regions[node] = region
+        operands = [a.meta["val"] for a in node.args[0]]
+        region.forward_export = export(region.body, operands, annotate(region.body, region.state))
+        _export_regions(region.forward_export)
+        if region.backward is None:
+            continue
+        results = [r for r in region.forward_export.outputs if r is not None]
+        values = [r.meta["val"] for r in results]
+        region.backward_export = export(region.backward, values, annotate(region.backward, region.state))
+        _export_regions(region.backward_export)
+
+
+def is_region(node):
+    return node.op == "call_function" and node.target is torch.ops.thunder_capture.region.default
+
+
+def is_marker(node):
+    return node.op == "call_function" and node.target in _MARKERS
+
+
+def is_data_dependent(value):
+    """Does the size of a value depend on data (an unbacked symbol)?"""
+    return bool(free_unbacked_symbols(value))
+
+
+# ---- Splitting around what cannot be compiled -------------------------------------------------------------------------
+
+def split(gm, bad, states):
+    """Splits a TorchDynamo graph: nodes numbered in `bad` run in eager PyTorch. Returns (outer graph module, list of
+    (name of submodule, is it eager)). Grad mode and autocast are set anew inside each piece."""
+    from torch.fx.passes.split_module import split_module
+
+    piece, eager, where = {}, [], 0
+    current = None
+    for node in gm.graph.nodes:
+        if node.op in ("placeholder", "output", "get_attr") or is_marker(node):
+            continue
+        if node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem" and node.args[0] in piece:
+            piece[node] = piece[node.args[0]]  # a tuple never leaves its piece
+            continue
+        wanted = node_number(node) in bad
+        if current is None or wanted != current:
+            where, current = len(eager), wanted
+            eager.append(wanted)
+        piece[node] = where
+    order = list(gm.graph.nodes)
+    clean = torch.fx.GraphModule(gm, gm.graph)
+    for node in reversed(list(clean.graph.nodes)):
+        if is_marker(node):
+            clean.graph.erase_node(node)
+    clean.recompile()
+    numbers = {node_number(n): piece.get(n, 0) for n in order}
+    outer = split_module(clean, None, lambda n: numbers.get(node_number(n), 0), keep_original_order=True)
+    base = ambient_state()
+    pieces = []
+    for name, module in outer.named_children():
+        if not name.startswith("submod_") or not isinstance(module, torch.fx.GraphModule):
+            continue
+        _reinsert_markers(module, states, base)
+        pieces.append((name, eager[int(name.split("_")[1])]))
+    return outer, pieces
+
+
+def _reinsert_markers(gm, states, base):
+    graph, state, opened = gm.graph, base, None
+    for node in list(graph.nodes):
+        if node.op in ("placeholder", "get_attr"):
+            continue
+        number = node_number(node)
+        wanted = base if node.op == "output" or number is None else states[number]
+        with graph.inserting_before(node):
+            if wanted.autocast != state.autocast:
+                if opened is not None:
+                    graph.call_function(_exit_autocast, (opened,))
+                    opened = None
+                if wanted.autocast != base.autocast:
+                    enabled = wanted.autocast is not None
+                    opened = graph.call_function(_enter_autocast, ("cpu", wanted.autocast, enabled, None))
+            if wanted.grad != state.grad:
+                graph.call_function(_set_grad_enabled, (wanted.grad,))
+        state = wanted
+    gm.recompile()
