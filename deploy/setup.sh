@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs what a build from source needs: system packages (Debian 12, Ubuntu 24.04) and a Python environment with CPU
+# PyTorch. Says each command before it runs it.
+#
+#   deploy/setup.sh system      packages that are missing, by apt; sudo only when not root; NO_APT=1 only names them
+#   deploy/setup.sh venv DIR    a virtual environment in DIR with torch and what client, tests and docs need
+set -euo pipefail
+
+PACKAGES=(build-essential cmake ninja-build pkg-config protobuf-compiler protobuf-c-compiler libprotobuf-c-dev libuv1-dev
+          libpmix-dev libopenmpi-dev openmpi-bin libdnnl-dev libopenblas-dev libgrpc-dev python3 python3-dev python3-venv)
+
+system() {
+  local missing=() package
+  for package in "${PACKAGES[@]}"; do
+    # A Python or compiler that is on PATH already is as good as the package.
+    case $package in
+      python3 | python3-dev | python3-venv) command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null && continue ;;
+      build-essential) command -v gcc >/dev/null && command -v g++ >/dev/null && command -v make >/dev/null && continue ;;
+      cmake) command -v cmake >/dev/null && continue ;;
+      ninja-build) command -v ninja >/dev/null && continue ;;
+    esac
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  if [ -n "${NO_APT:-}" ]; then
+    echo "missing packages: ${missing[*]}" >&2
+    echo "install them (Debian, Ubuntu: apt-get install ${missing[*]}) and try again" >&2
+    exit 1
+  fi
+  command -v apt-get >/dev/null || { echo "no apt-get here; install by hand what gives: ${missing[*]}" >&2; exit 1; }
+  local sudo=()
+  [ "$(id -u)" -eq 0 ] || sudo=(sudo)
+  run "${sudo[@]}" apt-get update
+  run "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
+}
+
+run() {
+  echo "+ $*"
+  "$@"
+}
+
+venv() {
+  local dir=$1 stamp=$1/.thunder-setup wanted
+  wanted="torch ${TORCH_VERSION:-2.13.0} packages 1"
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return 0
+  [ -x "$dir/bin/python" ] || run "${PYTHON:-python3}" -m venv "$dir"
+  # Everyone else's torch from PyPI brings CUDA along; the CPU build is on PyTorch's own index. Where pip is configured
+  # to find packages elsewhere (an offline mirror), that is taken as it is.
+  local index=()
+  if ! "$dir/bin/python" -m pip config list 2>/dev/null | grep -qE 'index-url|find-links'; then
+    index=(--extra-index-url https://download.pytorch.org/whl/cpu)
+  fi
+  run "$dir/bin/python" -m pip install --quiet "${index[@]}" "torch==${TORCH_VERSION:-2.13.0}" numpy protobuf rich tqdm matplotlib pytest grpcio sphinx
+  echo "$wanted" >"$stamp"
+}
+
+case ${1:-} in
+  system) system ;;
+  venv) venv "${2:?a directory}" ;;
+  *) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
