@@ -223,11 +223,22 @@ def _preserved_modes():
 
 class Exported:
     """A graph of functional ATen. `inputs` and `outputs` are FX nodes (outputs may hold constants); `written` maps the
-    position of an input to the node whose value is written back into it."""
+    position of an input to the node whose value is written back into it. `constants`: (node, tensor) of what is baked
+    into the graph; they come after the inputs as inputs of their own."""
 
-    def __init__(self, gm, inputs, outputs, written, states, names, regions):
-        self.gm, self.inputs, self.outputs, self.written = gm, inputs, outputs, written
-        self.states, self.names, self.regions = states, names, regions
+    def __init__(self, gm, inputs, outputs, written, states):
+        self.gm, self.inputs, self.outputs, self.written, self.states = gm, inputs, outputs, written, states
+        self.regions = {}
+        self.constants = []
+        for node in gm.graph.nodes:
+            if node.op == "get_attr":
+                value = gm
+                for part in str(node.target).split("."):
+                    value = getattr(value, part)
+                if not isinstance(value, torch.Tensor):
+                    raise Unsupported("a constant", f"{node.target} is a {type(value).__name__}")
+                node.meta["val"] = value
+                self.constants.append((node, value.detach()))
 
     def state_of(self, node):
         number = node_number(node)
@@ -332,7 +343,7 @@ def export(gm, values=None, states=None):
         node = runner.__dict__["at"]
         number = node_number(node) if node is not None else None
         raise Unsupported(operator_name(node), str(error).strip().split("\n")[0][:300], number) from error
-    exported = _read(aten, signature, states, gm)
+    exported = _read(aten, signature, states)
     if top:
         _export_regions(exported)
         del _regions[first:]
@@ -350,7 +361,7 @@ def operator_name(node):
     return f"{module}.{name}" if module.startswith("torch") else name
 
 
-def _read(aten, signature, states, gm):
+def _read(aten, signature, states):
     graph = aten.graph
     inputs = [n for n in graph.nodes if n.op == "placeholder"]
     by_name = {n.name: i for i, n in enumerate(inputs)}
@@ -363,7 +374,7 @@ def _read(aten, signature, states, gm):
             written[by_name[targets_of(targets, signature, value, position)]] = value
         else:
             outputs.append(value)
-    return Exported(aten, inputs, outputs, written, states, gm, {})
+    return Exported(aten, inputs, outputs, written, states)
 
 
 def targets_of(targets, signature, value, position):
@@ -396,8 +407,15 @@ def is_region(node):
     return node.op == "call_function" and node.target is torch.ops.thunder_capture.region.default
 
 
+_ASSERTIONS = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "_functional_assert_async", "sym_constrain_range",
+               "sym_constrain_range_for_size"}
+
+
 def is_marker(node):
-    return node.op == "call_function" and node.target in _MARKERS
+    """A node without a value: a marker of a mode, or an assertion about sizes and dtypes that the guards already made."""
+    if node.op != "call_function":
+        return False
+    return node.target in _MARKERS or getattr(node.target, "_opname", None) in _ASSERTIONS
 
 
 def is_data_dependent(value):
@@ -462,3 +480,19 @@ def _reinsert_markers(gm, states, base):
                 graph.call_function(_set_grad_enabled, (wanted.grad,))
         state = wanted
     gm.recompile()
+
+
+def with_hidden_outputs(gm, nodes):
+    """The graph with `nodes` returned before everything else."""
+    if not nodes:
+        return gm
+    copy = torch.fx.GraphModule(gm, torch.fx.Graph())
+    table = {}
+    copy.graph.output(copy.graph.graph_copy(gm.graph, table))
+    output = next(n for n in copy.graph.nodes if n.op == "output")
+    old = output.args[0]
+    output.args = (tuple(table[n] for n in nodes) + tuple(pytree.tree_leaves(old, is_leaf=lambda x: x is None)),)
+    for a, b in zip(gm.graph.nodes, copy.graph.nodes):
+        b.meta = dict(a.meta)
+    copy.recompile()
+    return copy
