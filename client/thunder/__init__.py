@@ -1,8 +1,16 @@
 """Thunder: a distributed training runtime for PyTorch programs.
 
-    cfoo = thunder.compile(foo)                          # function or nn.Module; thunder.jit is the same
-    step = thunder.train_step(model, optimizer, loss_fn) # forward, backward, gradient sync, clip, optimizer: one plan
+    cfoo = thunder.compile(foo)                           # function or nn.Module; thunder.jit is the same
+    step = thunder.train_step(model, optimizer, loss_fn)  # forward, backward, gradient sync, clip, optimizer: one plan
 """
-import sys as _sys
+from . import _platform
+
+_platform.check()
+
+from .api import TraceText, compile, compile_stats, dynamo_backend, jit, last_traces  # noqa: E402
+from .errors import CompileError, DaemonError, ThunderError  # noqa: E402
+from .stats import CompileStats  # noqa: E402
 
 __version__ = "0.1.0"
+__all__ = ["CompileError", "CompileStats", "DaemonError", "ThunderError", "TraceText", "compile", "compile_stats", "dynamo_backend",
+           "jit", "last_traces"]

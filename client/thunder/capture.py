@@ -25,6 +25,7 @@ from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
+from . import optable
 from .errors import Unsupported
 
 _set_grad_enabled = torch._C._set_grad_enabled
@@ -146,6 +147,12 @@ def node_number(node):
     return (node.meta.get("custom") or {}).get(_TRACE_KEY)
 
 
+def _set_autocast(state):
+    torch.set_autocast_enabled("cpu", state.autocast is not None)
+    if state.autocast is not None:
+        torch.set_autocast_dtype("cpu", state.autocast)
+
+
 # ---- Regions: sub-graphs that keep a meaning of their own -------------------------------------------------------------
 
 class Region:
@@ -178,9 +185,10 @@ def _region_fake(args, number):
     """Result of a region for the tracer: runs the body on fake tensors, hands out fresh ones."""
     region = _regions[number]
     with torch._C.DisableTorchFunction(), _preserved_modes():
-        torch.set_autocast_enabled("cpu", False)
         fakes = [_fresh(a) for a in args]
         versions = [f._version for f in fakes]
+        _set_autocast(region.state)
+        _set_grad_enabled(region.state.grad)
         out = torch.fx.Interpreter(region.body).run(*fakes)
         if region.kind == "custom_grad":
             outs, saved = out[0], out[1]
@@ -259,6 +267,9 @@ class _Runner(torch.nn.Module):
             def run_node(self, node):
                 if node.op not in ("placeholder", "output"):
                     owner.__dict__["at"] = node
+                if is_marker(node):
+                    return None
+                _set_autocast(owner.state_of(node))
                 if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
                     with self._set_current_node(node):
                         return owner.run_region(self, node)
@@ -266,6 +277,9 @@ class _Runner(torch.nn.Module):
 
         with fx_traceback.preserve_node_meta():
             return Interpreter(self.gm).run(*args)
+
+    def state_of(self, node):
+        return self.states[node_number(node)]
 
     def run_region(self, interpreter, node):
         number = node_number(node)
@@ -319,6 +333,22 @@ def check_inputs(gm):
             raise Unsupported("graph input", f"{source_name(node)} is a {type(value).__name__}", node_number(node))
 
 
+_decomposed = None
+
+
+def _decompositions():
+    """PyTorch's own ways to write operators in terms of others, for those that Thunder's table does not have."""
+    global _decomposed
+    if _decomposed is None:
+        from torch._decomp import core_aten_decompositions
+        from torch._export.utils import _collect_all_valid_cia_ops
+        table = dict(core_aten_decompositions())
+        table.update((op, op.decompose) for op in _collect_all_valid_cia_ops())
+        _decomposed = {op: how for op, how in table.items()
+                       if isinstance(op, torch._ops.OpOverload) and not optable.by_overload(f"{op._opname}.{op._overloadname}")}
+    return _decomposed
+
+
 def export(gm, values=None, states=None):
     """Lowers a TorchDynamo graph to functional ATen. `values`: fake values of its inputs (default: what TorchDynamo
     noted). Raises Unsupported, naming the node it failed at."""
@@ -334,7 +364,8 @@ def export(gm, values=None, states=None):
     try:
         with warnings.catch_warnings(), _preserved_modes():
             warnings.simplefilter("ignore")
-            aten, signature = aot_export_module(runner, fakes, trace_joint=False, pre_dispatch=True)
+            aten, signature = aot_export_module(runner, fakes, trace_joint=False, pre_dispatch=True,
+                                                decompositions=_decompositions())
     except Unsupported as error:
         if error.node is None and runner.__dict__["at"] is not None:
             error.node = node_number(runner.__dict__["at"])
@@ -496,3 +527,14 @@ def with_hidden_outputs(gm, nodes):
         b.meta = dict(a.meta)
     copy.recompile()
     return copy
+
+
+def has_work(gm):
+    """Does the graph compute anything?"""
+    return any(n.op in ("call_function", "call_method", "call_module") and not is_marker(n) for n in gm.graph.nodes)
+
+
+def replace_submodule(outer, name, call):
+    """Puts a plain callable in a submodule's place."""
+    del outer._modules[name]
+    outer.__dict__[name] = call

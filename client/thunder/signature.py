@@ -28,7 +28,7 @@ class Output:
     def __init__(self, kind, node, value, base=0, offset=0):
         self.kind, self.node, self.value, self.base, self.offset = kind, node, value, base, offset
         self.requires_grad = isinstance(value, torch.Tensor) and value.requires_grad
-        self.versions = 0      # WRITTEN: how often eager bumps the version counter
+        self.versions = value._version if kind == wire.OUTPUT_FRESH else 0  # how often eager bumps the version counter
         self.replaces = None   # FRESH: input that gets this value by an autograd-visible copy
 
 
@@ -173,6 +173,8 @@ class Signature:
                 item.written_by = len(self.outputs)
             output.versions = item.value._version
             self.outputs.append(output)
+        self.symbolic = any(isinstance(i.value, torch.SymInt) or isinstance(i.value, torch.Tensor)
+                            and any(isinstance(n, torch.SymInt) for n in i.value.size()) for i in self.inputs)
         self.differentiated = differentiate and any(item.requires_grad for item in self.inputs) and any(
             o.kind == wire.OUTPUT_FRESH and o.requires_grad for o in self.outputs)
         if not self.differentiated:

@@ -1,0 +1,133 @@
+"""thunder.compile, thunder.compile_stats, thunder.last_traces, and the backend of torch.compile."""
+import copy
+import functools
+import time
+import weakref
+
+import torch
+
+from . import capture
+from .region import Backend, Settings
+from .stats import CompileStats
+
+_stats = weakref.WeakKeyDictionary()
+_backend_stats = CompileStats()  # of torch.compile(backend="thunder")
+
+
+def compile(fn=None, *, fullgraph=False, dynamic=None, executors=None, disabled_passes=()):
+    """Compiles a function or an nn.Module: same signature out, PyTorch tensors in and out, autograd works.
+
+    Args:
+        fn: function or module. Without it a decorator is returned.
+        fullgraph: what cannot be compiled is an error instead of a piece that runs in eager PyTorch.
+        dynamic: as torch.compile: True compiles for sizes as symbols, False for each size anew, None decides by itself.
+        executors: names in order of priority, for example ("cpu",); the reference executor always comes last.
+        disabled_passes: names of optional passes to leave out.
+
+    A module comes back as a module that shares everything with the original: parameters, buffers, hooks, training mode,
+    `state_dict` with the same names.
+    """
+    if fn is None:
+        return functools.partial(compile, fullgraph=fullgraph, dynamic=dynamic, executors=executors, disabled_passes=disabled_passes)
+    if not callable(fn):
+        raise TypeError(f"thunder.compile wants a function or an nn.Module, got {type(fn).__name__}")
+    stats = CompileStats()
+    backend = Backend(Settings(fullgraph, executors, disabled_passes), stats)
+    if isinstance(fn, torch.nn.Module):
+        return _compile_module(fn, backend, stats, dict(fullgraph=fullgraph, dynamic=dynamic, executors=executors,
+                                                       disabled_passes=disabled_passes))
+    inner = capture.compiler(_frame_of(fn), backend, fullgraph, dynamic)
+
+    def compiled(*args, **kwargs):
+        stats.called_at = time.perf_counter()
+        return inner(*args, **kwargs)
+    functools.update_wrapper(compiled, fn, updated=())
+    _stats[compiled] = stats
+    return compiled
+
+
+jit = compile
+
+
+def _frame_of(fn):
+    """A Python frame around `fn` that TorchDynamo evaluates (it leaves PyTorch's own functions alone)."""
+    if hasattr(fn, "__code__") and not (getattr(fn, "__module__", None) or "").startswith("torch"):
+        return fn
+
+    def call(*args, **kwargs):
+        return fn(*args, **kwargs)
+    return call
+
+
+def _compile_module(module, backend, stats, options):
+    original = getattr(module, "_thunder_original", module)
+
+    def call(*args, **kwargs):
+        return original(*args, **kwargs)
+    inner = capture.compiler(call, backend, options["fullgraph"], options["dynamic"])
+    cls = type(original)
+
+    def __call__(self, *args, **kwargs):
+        stats.called_at = time.perf_counter()
+        return inner(*args, **kwargs)
+
+    def __reduce__(self):
+        return _recompile, (original, options)
+
+    def __deepcopy__(self, memo):
+        return compile(copy.deepcopy(original, memo), **options)
+
+    def __repr__(self):
+        return repr(original)
+
+    made = type(cls.__name__, (cls,), {
+        "__call__": __call__, "__reduce__": __reduce__, "__reduce_ex__": lambda self, protocol: __reduce__(self),
+        "__deepcopy__": __deepcopy__, "__repr__": __repr__, "__module__": cls.__module__, "__doc__": cls.__doc__,
+        "_thunder_original": property(lambda self: original), "_thunder_stats": property(lambda self: stats)})
+    compiled = object.__new__(made)
+    object.__setattr__(compiled, "__dict__", original.__dict__)  # one module, seen through two classes
+    return compiled
+
+
+def _recompile(original, options):
+    return compile(original, **options)
+
+
+def compile_stats(fn):
+    """Statistics of a compiled function or module (see CompileStats). Of torch.compile(..., backend="thunder"): of all such
+    functions of the process."""
+    found = getattr(fn, "_thunder_stats", None) if isinstance(fn, torch.nn.Module) else _stats.get(fn)
+    if found is None and hasattr(fn, "compile_stats"):
+        found = fn.compile_stats
+    if found is None:
+        if hasattr(fn, "_torchdynamo_orig_callable") or hasattr(fn, "_orig_mod"):
+            return _backend_stats
+        raise TypeError(f"{fn!r} was not made by thunder.compile or thunder.train_step")
+    return found
+
+
+class TraceText(str):
+    """The text of a trace; `title` names the pass it stands after."""
+
+    title = ""
+
+    def __repr__(self):
+        return str(self)
+
+
+def last_traces(fn, region=-1):
+    """The traces of the graph that was compiled last (or of graph number `region`): first the captured one, then the one
+    after each pass, as strings in the IR's text form with shapes, dtypes and the user's source lines."""
+    jobs = compile_stats(fn).jobs
+    if not jobs:
+        raise RuntimeError("nothing has been compiled yet: call the function first")
+    texts = []
+    for title, text in jobs[region].traces():
+        texts.append(TraceText(text))
+        texts[-1].title = title
+    return texts
+
+
+def dynamo_backend(gm, example_inputs, **options):
+    """The backend behind torch.compile(model, backend="thunder")."""
+    return Backend(Settings(**options.get("options", options)), _backend_stats)(gm, example_inputs)

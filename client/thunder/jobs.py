@@ -1,0 +1,118 @@
+"""Compile jobs: what is asked of the daemon, and the loaded programs it answers with.
+
+A job holds meaning only (proto/compile.proto): the digest of its bytes is the name of the result everywhere."""
+import os
+import time
+
+import torch
+
+from . import daemon, runtime, wire
+from .errors import CompileError
+
+_programs = {}  # digest -> Program: equal graphs of one process share one
+
+
+def arch():
+    """The CPU's level as a target names it; never -march=native."""
+    try:
+        with open("/proc/cpuinfo") as f:
+            flags = next((line for line in f if line.startswith("flags")), "").split()
+    except OSError:
+        flags = []
+    v4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+    return "x86-64-v4" if v4 <= set(flags) else "x86-64-v3"
+
+
+_arch = None
+
+
+def target():
+    global _arch
+    _arch = _arch or arch()
+    return wire.Target(name="cpu", arch=_arch, threads=torch.get_num_threads())
+
+
+def options(mode, executors=None, disabled_passes=(), world=1, train_step=None, deterministic=None):
+    o = wire.Options(mode=mode, executors=list(executors if executors is not None else ("cpu",)), world=world)
+    o.deterministic = torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
+    o.disabled_passes.extend(disabled_passes)
+    if train_step is not None:
+        o.train_step.CopyFrom(train_step)
+    return o
+
+
+class Job:
+    """One compile: its bytes, and after `run` the loaded program."""
+
+    def __init__(self, encoded, mode, **kinds):
+        self.encoded = encoded
+        self.message = wire.CompileJob(version=1, trace=encoded.trace_bytes, options=options(mode, **kinds), target=target(),
+                                       compiler=daemon.build_id())
+        self.bytes = self.message.SerializeToString(deterministic=True)
+        self.digest = daemon.digest(self.bytes)
+        self.origin = None
+
+    def run(self, stats):
+        """The loaded program; compiled by the daemon unless this process has it. Raises CompileError, DaemonError."""
+        if self.digest in _programs:
+            self.origin = "process"
+            stats.add_compile(self, 0.0, 0.0)
+            return _programs[self.digest]
+        started = time.perf_counter()
+        try:
+            result = daemon.compile_job(self.bytes, stats.progress)
+        except daemon.RemoteError as error:
+            self._dump_failed()
+            raise daemon.compile_error(error, self.encoded) from None
+        compiled = time.perf_counter()
+        self.origin = result.origin
+        try:
+            program = runtime.Program(result.data)
+        except Exception as error:
+            raise CompileError(f"the plan could not be loaded: {error}", "INTERNAL") from error
+        _programs[self.digest] = program
+        stats.add_compile(self, compiled - started, time.perf_counter() - compiled)
+        if os.environ.get("THUNDER_DUMP"):
+            self.dump_to(os.environ["THUNDER_DUMP"])
+        return program
+
+    def names_bytes(self):
+        return self.encoded.names.SerializeToString(deterministic=True)
+
+    def traces(self):
+        """[(title, text)]: the captured trace and the trace after every pass."""
+        try:
+            text = daemon.dump(self.bytes, self.names_bytes())
+        except daemon.RemoteError as error:
+            raise daemon.compile_error(error, self.encoded) from None
+        found, title, lines = [], "capture", []
+        for line in text.split("\n"):
+            if line.startswith("// after "):
+                if lines:
+                    found.append((title, "\n".join(lines).strip("\n") + "\n"))
+                title, lines = line.removeprefix("// after ").strip(), [line]
+            else:
+                lines.append(line)
+        if any(line.strip() for line in lines):
+            found.append((title, "\n".join(lines).strip("\n") + "\n"))
+        return found
+
+    def dump_to(self, directory):
+        """Writes job, names and all traces below `directory`/<digest>."""
+        place = self._write_inputs(directory)
+        for i, (title, text) in enumerate(self.traces()):
+            name = "".join(ch if ch.isalnum() or ch in "-_" else "_" for ch in title).strip("_")
+            with open(os.path.join(place, f"{i:02d}-{name}.tir"), "w") as f:
+                f.write(text)
+
+    def _write_inputs(self, directory):
+        place = os.path.join(directory, self.digest.hex()[:16])
+        os.makedirs(place, exist_ok=True)
+        for name, data in (("job.bin", self.bytes), ("trace.bin", self.encoded.trace_bytes), ("names.bin", self.names_bytes())):
+            with open(os.path.join(place, name), "wb") as f:
+                f.write(data)
+        return place
+
+    def _dump_failed(self):
+        if os.environ.get("THUNDER_DUMP"):
+            self._write_inputs(os.environ["THUNDER_DUMP"])

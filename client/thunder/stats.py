@@ -1,0 +1,52 @@
+"""What happened to a compiled function: counted, timed, readable."""
+
+
+class EagerPiece:
+    """A piece that runs in eager PyTorch: the operator that Thunder does not compile, why, and the user's line."""
+
+    def __init__(self, operator, reason, source):
+        self.operator, self.reason, self.source, self.calls = operator, reason, source, 0
+
+    def __repr__(self):
+        return f"{self.operator} at {self.source or 'unknown line'}: {self.reason} ({self.calls} calls)"
+
+
+class CompileStats:
+    """Statistics of one compiled function.
+
+    regions       graphs that were captured
+    plans         plans that were loaded ("forward", "backward", "step")
+    eager_pieces  what runs in eager PyTorch, as EagerPiece
+    compiles      results by origin: "compiled" for this request, "joined", "memory", "disk", "process"
+    seconds       time in "capture", "compile" (waiting for the daemon), "load"
+    calls         calls of compiled regions
+    """
+
+    def __init__(self):
+        self.regions, self.plans, self.calls = 0, [], 0
+        self.eager_pieces, self.jobs, self.compiles = [], [], {}
+        self.seconds = {"capture": 0.0, "compile": 0.0, "load": 0.0}
+        self.overlaps = 0        # calls that ran in eager because a written input overlapped another one
+        self.called_at = None
+        self.progress = None     # called with (stage, done, total) while the daemon compiles
+
+    @property
+    def cache_hits(self):
+        """Results that were not compiled for this function."""
+        return sum(n for origin, n in self.compiles.items() if origin not in ("compiled", "unknown"))
+
+    def add_compile(self, job, compile_seconds, load_seconds):
+        self.jobs.append(job)
+        self.compiles[job.origin] = self.compiles.get(job.origin, 0) + 1
+        self.seconds["compile"] += compile_seconds
+        self.seconds["load"] += load_seconds
+
+    def __repr__(self):
+        times = ", ".join(f"{name} {value:.3f} s" for name, value in self.seconds.items())
+        origins = ", ".join(f"{n} {origin}" for origin, n in sorted(self.compiles.items())) or "none"
+        lines = [f"{self.regions} regions, {len(self.plans)} plans ({', '.join(self.plans)}), {self.calls} calls",
+                 f"compiles: {origins}; {self.cache_hits} cache hits; {times}"]
+        if self.overlaps:
+            lines.append(f"{self.overlaps} calls in eager PyTorch: a written input overlapped another input")
+        lines += [f"in eager PyTorch: {piece}" for piece in self.eager_pieces]
+        return "\n".join(lines)
