@@ -1,0 +1,242 @@
+/* Memory plan: level 3 -> level 4. Order, lifetimes, places.
+ *
+ * Values fall into storages: a value, the views on it, and the results computed over it in place. Unions are made in this
+ * order, each only while nobody reads the old bytes later: collectives in place; outputs that leave the plan (escaping);
+ * outputs written back, computed straight into the input's buffer (else copied there at the end); results of kernels over a
+ * dying operand. What is left is the arena's: lifetimes go to th_offsets_assign.
+ *
+ * Positions: instruction i of the order stands at i + 1; inputs are there at 0; the end of the call is n + 1. */
+#include <string.h>
+
+#include "executors/executor.h"
+#include "ir/passes/offsets.h"
+#include "ir/passes/plan.h"
+#include "ir/passes/schedule.h"
+
+typedef struct home { th_place place; uint32_t index; th_dim offset; } home; /* where a storage is */
+typedef struct write_back { uint32_t input; th_value value; bool through_copy; } write_back;
+
+typedef struct planner {
+  const th_options *options;
+  const th_trace *t;
+  th_context *c;
+  th_arena *arena;
+  const th_op **order;
+  size_t n_ops;
+  uint32_t *position;  /* by value: of the op that makes it; 0 for inputs */
+  th_value *parent;    /* by value: of its storage; the storage's first value is its own parent */
+  th_dim *offset;      /* by value: bytes from its storage's start (views) */
+  uint32_t *last_read; /* by storage */
+  home *homes;         /* by storage */
+  uint32_t *wait_at;   /* by value: position where a started collective's result is ready; 0 none */
+  write_back *writes;
+  size_t n_writes, writes_capacity;
+} planner;
+
+static th_value storage_of(planner *p, th_value v) {
+  while (p->parent[v] != v) v = p->parent[v] = p->parent[p->parent[v]];
+  return v;
+}
+
+static const th_value_info *info(const planner *p, th_value v) { return &p->t->values[v]; }
+static th_dim bytes_of(planner *p, th_value v) { return th_extent_bytes(p->c, &info(p, v)->type, info(p, v)->strides); }
+
+/* v is the whole of its storage's first value, laid out the same way. */
+static bool is_whole(planner *p, th_value v) {
+  th_value s = storage_of(p, v);
+  return s == v || (th_dim_is(p->c, p->offset[v], 0) && bytes_of(p, v) == bytes_of(p, s));
+}
+
+static void read_at(planner *p, th_value v, uint32_t position) {
+  th_value s = storage_of(p, v);
+  if (p->last_read[s] < position) p->last_read[s] = position;
+}
+
+static void unite(planner *p, th_value storage, th_value into) {
+  p->parent[storage] = into;
+  if (p->last_read[into] < p->last_read[storage]) p->last_read[into] = p->last_read[storage];
+}
+
+static bool leaves(th_output_kind kind) {
+  return kind == TH_OUTPUT_FRESH || kind == TH_OUTPUT_GRADIENT || kind == TH_OUTPUT_SAVED;
+}
+
+/* ---- analysis ---- */
+
+static th_status fill_storages(planner *p) {
+  for (size_t i = 0; i < p->n_ops; i++) {
+    const th_op *op = p->order[i];
+    for (uint32_t k = 0; k < op->n_results; k++) {
+      th_value v = op->result + k;
+      p->position[v] = (uint32_t)i + 1;
+      if (!info(p, v)->strides) return TH_ERROR(INTERNAL, "result %u of op %s has no strides before the memory plan", k, th_op_name(op->kind));
+      if (!th_op_is_alias(op)) continue;
+      const th_dim *strides;
+      th_dim elements;
+      th_value x = op->operands[op->kind == TH_OP_barrier || op->kind == TH_OP_wait ? k : 0];
+      if (!th_alias_window(p->t, op, k, info(p, x)->strides, &strides, &elements))
+        return TH_ERROR(INTERNAL, "op %s needs a copy that layout did not make", th_op_name(op->kind));
+      p->parent[v] = storage_of(p, x);
+      p->offset[v] = th_dim_add(p->c, p->offset[x], th_dim_mul(p->c, elements, th_dim_const(p->c, (int64_t)th_dtype_size(info(p, v)->type.dtype))));
+      if (op->kind == TH_OP_wait) p->wait_at[x] = (uint32_t)i + 1;
+    }
+  }
+  return TH_OK;
+}
+
+static uint32_t read_end(const planner *p, const th_op *op, uint32_t position) { /* a started collective reads until its waits */
+  for (uint32_t k = 0; op->kind == TH_OP_all_reduce_start && k < op->n_results; k++)
+    if (p->wait_at[op->result + k] > position) position = p->wait_at[op->result + k];
+  return position;
+}
+
+static void fill_reads(planner *p) {
+  const th_graph *g = p->t->graphs[0];
+  for (size_t i = 0; i < p->n_ops; i++) {
+    const th_op *op = p->order[i];
+    if (op->kind == TH_OP_wait)
+      for (uint32_t k = 0; k < op->n_operands; k++) read_at(p, op->operands[k], (uint32_t)i + 1);
+    if (th_op_is_alias(op)) continue;
+    for (uint32_t k = 0; k < op->n_operands; k++)
+      if (op->operands[k] != TH_NO_VALUE) read_at(p, op->operands[k], (uint32_t)i + 1);
+  }
+  for (uint32_t o = 0; o < g->n_outputs; o++)
+    if (leaves(p->t->outputs[o].kind)) read_at(p, g->outputs[o], (uint32_t)p->n_ops + 1);
+}
+
+/* ---- unions ---- */
+
+static void collectives_in_place(planner *p) {
+  for (size_t i = 0; i < p->n_ops; i++) {
+    const th_op *op = p->order[i];
+    uint32_t at = (uint32_t)i + 1;
+    if (op->kind != TH_OP_all_reduce && op->kind != TH_OP_all_reduce_start) continue;
+    for (uint32_t k = 0; k < op->n_operands; k++) {
+      th_value x = op->operands[k], y = op->result + k, s = storage_of(p, x);
+      bool alone = p->last_read[s] == at && p->position[s] > 0 && info(p, s)->def->kind != TH_OP_const && is_whole(p, x);
+      for (uint32_t m = 0; m < op->n_operands; m++) alone &= m == k || storage_of(p, op->operands[m]) != s;
+      if (alone && th_strides_equal(p->c, info(p, x)->type.dims, info(p, x)->type.rank, info(p, x)->strides, info(p, y)->strides)) unite(p, y, s);
+    }
+    for (uint32_t k = 0; k < op->n_operands; k++) read_at(p, op->operands[k], read_end(p, op, at));
+  }
+}
+
+static void place_escaping(planner *p) {
+  const th_graph *g = p->t->graphs[0];
+  for (uint32_t o = 0; o < g->n_outputs; o++) {
+    if (!leaves(p->t->outputs[o].kind)) continue;
+    th_value s = storage_of(p, g->outputs[o]);
+    if (p->homes[s].place == TH_PLACE_NONE) p->homes[s] = (home){TH_PLACE_ESCAPING, o, 0};
+  }
+}
+
+/* May result `r` of the op at position `at` be computed over the bytes of storage `s`, whose last reader it is? */
+static bool over_operand(planner *p, const th_op *op, uint32_t r, th_value s, th_value like) {
+  const th_executor *executor = th_executor_of(op);
+  th_value y = op->result + r;
+  bool found = false;
+  if (op->kind != TH_OP_fusion || !executor || !executor->in_place) return false;
+  for (uint32_t k = 0; k < op->n_operands; k++) {
+    th_value x = op->operands[k];
+    if (storage_of(p, x) != s) continue;
+    if (!is_whole(p, x) || bytes_of(p, x) != bytes_of(p, y) || info(p, x)->type.rank != info(p, y)->type.rank) return false;
+    if (!th_type_same_shape(&info(p, x)->type, &info(p, y)->type)) return false;
+    if (!th_strides_equal(p->c, info(p, x)->type.dims, info(p, x)->type.rank, info(p, x)->strides, info(p, y)->strides)) return false;
+    if (th_dtype_size(info(p, x)->type.dtype) != th_dtype_size(info(p, y)->type.dtype)) return false;
+    if (!executor->in_place(p->t, op, k, r)) return false;
+    found = true;
+  }
+  (void)like;
+  return found;
+}
+
+static uint32_t writer_of(const th_trace *t, uint32_t input) {
+  if (t->inputs[input].written_by >= 0) return (uint32_t)t->inputs[input].written_by;
+  for (uint32_t o = 0; o < t->graphs[0]->n_outputs; o++)
+    if (t->outputs[o].kind == TH_OUTPUT_WRITTEN && t->outputs[o].base == input) return o;
+  return TH_NONE;
+}
+
+/* The output's value straight into the buffer of input `i`? Its storage is made by one op, free, of the input's layout, and
+ * nobody reads the old bytes from then on. */
+static bool writes_straight(planner *p, uint32_t i, th_value w) {
+  th_value x = p->t->graphs[0]->inputs[i], s = storage_of(p, w);
+  uint32_t made = p->position[s];
+  if (made == 0 || p->homes[s].place != TH_PLACE_NONE || info(p, s)->def->kind == TH_OP_const) return false;
+  if (!is_whole(p, w) || !th_type_equal(&info(p, w)->type, &info(p, x)->type)) return false;
+  if (!th_strides_equal(p->c, info(p, x)->type.dims, info(p, x)->type.rank, info(p, x)->strides, info(p, w)->strides)) return false;
+  if (!th_strides_dense(p->c, &info(p, x)->type, info(p, x)->strides)) return false;
+  if (p->last_read[x] < made) return true;
+  const th_op *op = info(p, s)->def;
+  return p->last_read[x] == made && over_operand(p, op, s - op->result, x, w);
+}
+
+static void place_written(planner *p) {
+  const th_graph *g = p->t->graphs[0];
+  uint32_t end = (uint32_t)p->n_ops + 1;
+  for (uint32_t i = 0; i < g->n_inputs; i++) { /* an old value that is to be copied at the end stays until then */
+    uint32_t o = writer_of(p->t, i);
+    if (o == TH_NONE) continue;
+    th_value w = g->outputs[o];
+    if (storage_of(p, w) == g->inputs[i] && is_whole(p, w) &&
+        th_strides_equal(p->c, info(p, w)->type.dims, info(p, w)->type.rank, info(p, w)->strides, info(p, g->inputs[i])->strides))
+      continue; /* written with what it holds */
+    write_back write = {i, w, true};
+    TH_PUSH(p->arena, p->writes, p->n_writes, p->writes_capacity, write);
+    if (p->position[storage_of(p, w)] == 0) read_at(p, w, end);
+  }
+  for (size_t k = 0; k < p->n_writes; k++) {
+    write_back *write = &p->writes[k];
+    th_value s = storage_of(p, write->value);
+    write->through_copy = !writes_straight(p, write->input, write->value);
+    if (write->through_copy) read_at(p, write->value, end);
+    else p->homes[s] = (home){TH_PLACE_BORROWED, write->input, 0};
+  }
+}
+
+static void place_constants(planner *p) {
+  for (size_t i = 0; i < p->n_ops; i++) {
+    const th_op *op = p->order[i];
+    if (op->kind != TH_OP_const || p->homes[op->result].place != TH_PLACE_NONE) continue;
+    const th_attr *value = th_attr_get(op, "value");
+    if (value->kind != TH_ATTR_INT || th_dim_is_const(p->c, value->i, NULL)) p->homes[op->result].place = TH_PLACE_CONSTANT;
+  }
+}
+
+static void kernels_in_place(planner *p) {
+  for (size_t i = 0; i < p->n_ops; i++) {
+    const th_op *op = p->order[i];
+    uint32_t at = (uint32_t)i + 1;
+    if (op->kind != TH_OP_fusion) continue;
+    for (uint32_t r = 0; r < op->n_results; r++) {
+      th_value y = op->result + r;
+      if (storage_of(p, y) != y || p->homes[y].place != TH_PLACE_NONE) continue;
+      for (uint32_t k = 0; k < op->n_operands; k++) {
+        th_value s = storage_of(p, op->operands[k]);
+        if (p->position[s] == 0 || p->homes[s].place != TH_PLACE_NONE || p->last_read[s] != at || p->position[s] == at) continue;
+        if (!over_operand(p, op, r, s, y)) continue;
+        unite(p, y, s); /* from here on the storage is read later, or has a second maker here: no other result takes it */
+        if (p->last_read[s] == at) p->last_read[s] = at + 1;
+        break;
+      }
+    }
+  }
+}
+
+static th_status place_arena(planner *p) {
+  size_t n = 0;
+  th_value *of = TH_ARENA_ARRAY(p->arena, th_value, p->t->n_values);
+  for (size_t i = 0; i < p->n_ops; i++)
+    for (uint32_t k = 0; k < p->order[i]->n_results; k++) {
+      th_value v = p->order[i]->result + k;
+      if (storage_of(p, v) == v && p->homes[v].place == TH_PLACE_NONE) of[n++] = v;
+    }
+  th_lifetime *lives = TH_ARENA_ARRAY(p->arena, th_lifetime, n);
+  for (size_t i = 0; i < n; i++) {
+    uint32_t begin = p->position[of[i]], end = p->last_read[of[i]];
+    lives[i] = (th_lifetime){.bytes = bytes_of(p, of[i]), .begin = begin, .end = end < begin ? begin : end};
+  }
+  th_offsets_assign(p->c, lives, n);
+  for (size_t i = 0; i < n; i++) p->homes[of[i]] = (home){TH_PLACE_ARENA, 0, lives[i].offset};
+  return TH_OK;
+}
