@@ -117,3 +117,109 @@ static th_status lay_library(layout *l, const th_op *op) {
   lay_body(l, copy);
   return TH_OK;
 }
+
+static void lay_alias(layout *l, const th_op *op) {
+  th_value operands[64];
+  bool each = op->kind == TH_OP_barrier || op->kind == TH_OP_wait;
+  th_op *copy;
+  for (uint32_t k = 0; k < op->n_operands; k++) {
+    const th_dim *strides;
+    th_dim offset;
+    operands[k] = l->r.map[op->operands[k]];
+    if (!each && !th_alias_window(l->r.from, op, k, strides_of(l, operands[k]), &strides, &offset)) operands[k] = contiguous(l, operands[k]);
+  }
+  copy = th_rewrite_clone(&l->r, op);
+  for (uint32_t k = 0; k < op->n_operands; k++) copy->operands[k] = operands[k];
+  for (uint32_t k = 0; k < op->n_results; k++) {
+    const th_dim *strides = strides_of(l, operands[each ? k : 0]);
+    th_dim offset;
+    if (!each) th_alias_window(to(l), copy, k, strides, &strides, &offset);
+    to(l)->values[copy->result + k].strides = strides;
+  }
+}
+
+static void lay_collective(layout *l, const th_op *op) {
+  th_value *operands = TH_ARENA_ARRAY(l->arena, th_value, op->n_operands);
+  for (uint32_t k = 0; k < op->n_operands; k++) operands[k] = contiguous(l, l->r.map[op->operands[k]]);
+  th_op *copy = th_rewrite_clone(&l->r, op);
+  memcpy(copy->operands, operands, op->n_operands * sizeof *operands);
+  for (uint32_t k = 0; k < op->n_results; k++) {
+    const th_type *type = th_type_of(to(l), copy->result + k);
+    to(l)->values[copy->result + k].strides = th_contiguous_strides(l->c, type->dims, type->rank);
+  }
+}
+
+static th_value root_of(const th_trace *t, th_value v) {
+  while (t->values[v].def && th_op_is_alias(t->values[v].def)) {
+    const th_op *op = t->values[v].def;
+    v = op->operands[op->kind == TH_OP_barrier || op->kind == TH_OP_wait ? v - op->result : 0];
+  }
+  return v;
+}
+
+static uint32_t input_of(const th_trace *t, th_value v) { return t->values[v].def ? TH_NONE : t->values[v].index; }
+
+static bool is_written(const th_trace *t, uint32_t input) {
+  if (t->inputs[input].written_by >= 0) return true;
+  for (uint32_t o = 0; o < t->graphs[0]->n_outputs; o++)
+    if (t->outputs[o].kind == TH_OUTPUT_WRITTEN && t->outputs[o].base == input) return true;
+  return false;
+}
+
+/* The value that is handed out as output `o`: itself where it has the strides asked for and bytes that are its own to give. */
+static th_value lay_output(layout *l, uint32_t o, th_value v, uint8_t *taken) {
+  const th_trace *t = to(l);
+  const th_output *output = &l->r.from->outputs[o];
+  th_value root = root_of(t, v);
+  uint32_t input = input_of(t, root);
+  const th_type *type = th_type_of(t, v);
+  bool any;
+  if (output->kind == TH_OUTPUT_WRITTEN) { /* one input's old value into another: out of the way first */
+    if (input != TH_NONE && input != output->base) return copy_as(l, v, NULL);
+    return input == TH_NONE || v == root ? v : copy_as(l, v, NULL);
+  }
+  const th_dim *strides = asked(l->r.from, o, &any);
+  if (any) return v;
+  bool same = th_strides_equal(l->c, type->dims, type->rank, strides_of(l, v), strides);
+  if (same && output->kind == TH_OUTPUT_SAVED && input != TH_NONE && !is_written(t, input)) return v;
+  if (same && output->kind == TH_OUTPUT_SAVED && taken[root] == 2) return v;
+  bool whole = same && th_type_numel(l->c, type) == th_type_numel(l->c, th_type_of(t, root)) && th_strides_dense(l->c, type, strides);
+  if (whole && input == TH_NONE && t->values[root].def->kind != TH_OP_const && !taken[root]) {
+    taken[root] = output->kind == TH_OUTPUT_SAVED ? 2 : 1;
+    return v;
+  }
+  return copy_as(l, v, strides);
+}
+
+th_status th_pass_layout(const th_options *options, const th_trace *in, th_trace **out) {
+  layout l = {.options = options, .r = th_rewrite_begin(in), .c = in->context, .arena = th_context_arena(in->context)};
+  const th_graph *g = in->graphs[0];
+  l.wanted = TH_ARENA_ARRAY(l.arena, const th_dim *, in->n_values);
+  fill_wanted(&l);
+  for (uint32_t i = 1; i < in->n_graphs; i++) th_rewrite_graph(&l.r, i);
+  for (uint32_t i = 0; i < g->n_inputs; i++) {
+    const th_type *type = th_type_of(in, g->inputs[i]);
+    to(&l)->values[to(&l)->graphs[0]->inputs[i]].strides = in->inputs[i].strides ? in->inputs[i].strides : th_contiguous_strides(l.c, type->dims, type->rank);
+  }
+  for (size_t i = 0; i < g->n_ops; i++) {
+    const th_op *op = g->ops[i];
+    if (op->n_operands > 64 && th_op_is_alias(op)) return TH_ERROR(UNIMPLEMENTED, "op %s of %u values", th_op_name(op->kind), op->n_operands);
+    if (op->kind == TH_OP_fusion) lay_region(&l, op);
+    else if (op->kind == TH_OP_library) TH_TRY(lay_library(&l, op));
+    else if (th_op_is_alias(op)) lay_alias(&l, op);
+    else if (th_op_spec_get(op->kind)->traits & TH_EFFECT) lay_collective(&l, op);
+    else if (op->kind == TH_OP_const || op->kind == TH_OP_rank) {
+      th_op *copy = th_rewrite_clone(&l.r, op);
+      to(&l)->values[copy->result].strides = th_contiguous_strides(l.c, NULL, 0);
+    } else {
+      return TH_ERROR(UNIMPLEMENTED, "op %s (of captured op %u) was taken by no executor", th_op_name(op->kind), op->origin);
+    }
+  }
+  th_rewrite_outputs(&l.r, 0);
+  uint8_t *taken = TH_ARENA_ARRAY(l.arena, uint8_t, to(&l)->n_values + g->n_outputs + 1);
+  th_value *outputs = to(&l)->graphs[0]->outputs;
+  for (int saved = 0; saved < 2; saved++) /* what the user gets first: saved values share less */
+    for (uint32_t o = 0; o < g->n_outputs; o++)
+      if ((in->outputs[o].kind == TH_OUTPUT_SAVED) == saved) outputs[o] = lay_output(&l, o, outputs[o], taken);
+  return th_rewrite_finish(&l.r, out);
+}

@@ -240,3 +240,113 @@ static th_status place_arena(planner *p) {
   for (size_t i = 0; i < n; i++) p->homes[of[i]] = (home){TH_PLACE_ARENA, 0, lives[i].offset};
   return TH_OK;
 }
+
+/* ---- writing ---- */
+
+static void set_place(planner *p, th_trace *to, const th_value *map, th_value v) {
+  th_value s = storage_of(p, v);
+  const home *h = &p->homes[s];
+  th_value_info *out = &to->values[map[v]];
+  const th_op *def = info(p, v)->def;
+  if (def && th_op_is_alias(def)) {
+    bool each = def->kind == TH_OP_barrier || def->kind == TH_OP_wait;
+    th_value x = def->operands[each ? v - def->result : 0];
+    const th_dim *strides;
+    th_dim elements = th_dim_const(p->c, 0);
+    if (!each) th_alias_window(p->t, def, v - def->result, info(p, x)->strides, &strides, &elements);
+    out->place = TH_PLACE_ALIAS;
+    out->place_index = map[x];
+    out->place_offset = th_dim_mul(p->c, elements, th_dim_const(p->c, (int64_t)th_dtype_size(info(p, v)->type.dtype)));
+    return;
+  }
+  out->place = h->place;
+  out->place_index = h->index;
+  out->place_offset = h->place == TH_PLACE_ARENA ? h->offset : th_dim_const(p->c, 0);
+}
+
+static th_status write_op(planner *p, th_rewriter *r, const th_op *op) {
+  if (op->kind != TH_OP_fusion && op->kind != TH_OP_library) {
+    th_rewrite_clone(r, op);
+    return TH_OK;
+  }
+  th_trace *to = r->b.trace;
+  th_value *operands = TH_ARENA_ARRAY(p->arena, th_value, op->n_operands);
+  th_type *types = TH_ARENA_ARRAY(p->arena, th_type, op->n_results);
+  for (uint32_t i = 0; i < op->n_operands; i++) operands[i] = r->map[op->operands[i]];
+  for (uint32_t i = 0; i < op->n_results; i++) types[i] = info(p, op->result + i)->type;
+  const th_graph *body = p->t->graphs[th_attr_get(op, "body")->graph];
+  th_attr attrs[8] = {0};
+  th_op_kind kind = op->kind == TH_OP_fusion ? TH_OP_launch : TH_OP_invoke;
+  attrs[th_op_attr_index(kind, "body")] = *th_attr_get(op, "body");
+  if (kind == TH_OP_launch) {
+    attrs[th_op_attr_index(kind, "kernel")] = th_make_string(p->c, "");
+    attrs[th_op_attr_index(kind, "sizes")] = th_make_ints(p->c, NULL, 0);
+  } else {
+    th_library_call call;
+    const th_executor *executor = th_executor_of(op);
+    if (!executor || !executor->library(p->options, p->t, body->ops[0], &call))
+      return TH_ERROR(INTERNAL, "library op %s is taken by no executor", th_attr_get(op, "function")->s);
+    attrs[th_op_attr_index(kind, "function")] = *th_attr_get(op, "function");
+    attrs[th_op_attr_index(kind, "ints")] = th_make_ints(p->c, call.ints, call.n_ints);
+    attrs[th_op_attr_index(kind, "alpha")] = th_make_float(call.alpha);
+    attrs[th_op_attr_index(kind, "beta")] = th_make_float(call.beta);
+  }
+  th_op *made = th_trace_add_op(to, 0, kind, operands, op->n_operands, attrs, types, op->n_results);
+  made->executor = op->executor;
+  made->origin = op->origin;
+  for (uint32_t i = 0; i < op->n_results; i++) {
+    to->values[made->result + i].strides = info(p, op->result + i)->strides;
+    th_rewrite_map(r, op->result + i, made->result + i);
+  }
+  return TH_OK;
+}
+
+static void write_copies(planner *p, th_rewriter *r, th_value *outputs) {
+  th_trace *to = r->b.trace;
+  for (size_t k = 0; k < p->n_writes; k++) {
+    const write_back *w = &p->writes[k];
+    if (!w->through_copy) continue;
+    th_value x = p->t->graphs[0]->inputs[w->input], from = r->map[w->value];
+    th_type type = info(p, x)->type;
+    th_op *copy = th_trace_add_op(to, 0, TH_OP_copy, &from, 1, NULL, &type, 1);
+    to->values[copy->result].strides = info(p, x)->strides;
+    to->values[copy->result].place = TH_PLACE_BORROWED;
+    to->values[copy->result].place_index = w->input;
+    to->values[copy->result].place_offset = th_dim_const(p->c, 0);
+    outputs[writer_of(p->t, w->input)] = copy->result;
+  }
+}
+
+th_status th_pass_memory_plan(const th_options *options, const th_trace *in, th_trace **out) {
+  th_arena *a = th_context_arena(in->context);
+  const th_graph *g = in->graphs[0];
+  planner p = {.options = options, .t = in, .c = in->context, .arena = a, .order = th_schedule(in), .n_ops = g->n_ops};
+  p.position = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
+  p.parent = TH_ARENA_ARRAY(a, th_value, in->n_values);
+  p.offset = TH_ARENA_ARRAY(a, th_dim, in->n_values);
+  p.last_read = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
+  p.homes = TH_ARENA_ARRAY(a, home, in->n_values);
+  p.wait_at = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
+  for (th_value v = 0; v < in->n_values; v++) {
+    p.parent[v] = v;
+    p.offset[v] = th_dim_const(p.c, 0);
+  }
+  for (uint32_t i = 0; i < g->n_inputs; i++) p.homes[g->inputs[i]] = (home){TH_PLACE_BORROWED, i, 0};
+  TH_TRY(fill_storages(&p));
+  fill_reads(&p);
+  collectives_in_place(&p);
+  place_escaping(&p);
+  place_written(&p);
+  place_constants(&p);
+  kernels_in_place(&p);
+  TH_TRY(place_arena(&p));
+  th_rewriter r = th_rewrite_begin(in);
+  for (uint32_t i = 1; i < in->n_graphs; i++) th_rewrite_graph(&r, i);
+  for (size_t i = 0; i < p.n_ops; i++) TH_TRY(write_op(&p, &r, p.order[i]));
+  for (uint32_t i = 0; i < g->n_inputs; i++) set_place(&p, r.b.trace, r.map, g->inputs[i]);
+  for (size_t i = 0; i < p.n_ops; i++)
+    for (uint32_t k = 0; k < p.order[i]->n_results; k++) set_place(&p, r.b.trace, r.map, p.order[i]->result + k);
+  th_rewrite_outputs(&r, 0);
+  write_copies(&p, &r, r.b.trace->graphs[0]->outputs);
+  return th_rewrite_finish(&r, out);
+}

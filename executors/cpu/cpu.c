@@ -1,0 +1,92 @@
+#include "executors/cpu/cpu.h"
+
+#include "executors/cpu/codegen.h"
+
+static bool plain_dtype(th_dtype d) { return !th_dtype_is_complex(d) && d != TH_DTYPE_f8e4m3 && d != TH_DTYPE_f8e5m2 && d != TH_DTYPE_none; }
+
+static bool fusible(const th_options *options, const th_trace *t, const th_op *op) {
+  const th_op_spec *spec = th_op_spec_get(op->kind);
+  (void)options;
+  if (spec->level != TH_LEVEL_PRIM || spec->traits & TH_EFFECT) return false;
+  for (uint32_t i = 0; i < op->n_operands; i++)
+    if (op->operands[i] == TH_NO_VALUE || !plain_dtype(th_type_of(t, op->operands[i])->dtype)) return false;
+  for (uint32_t i = 0; i < op->n_results; i++)
+    if (!plain_dtype(th_type_of(t, op->result + i)->dtype)) return false;
+  switch (op->kind) {
+    case TH_OP_weak: case TH_OP_conv: case TH_OP_conv_grad_x: case TH_OP_conv_grad_w: case TH_OP_cond: case TH_OP_call: case TH_OP_barrier: case TH_OP_wait: return false;
+    default: return true;
+  }
+}
+
+static bool is_float_op(const th_trace *t, const th_op *op) {
+  th_dtype d = th_type_of(t, op->result)->dtype;
+  if (d != TH_DTYPE_f32 && d != TH_DTYPE_f64 && d != TH_DTYPE_bf16) return false;
+  for (uint32_t i = 0; i < op->n_operands; i++)
+    if (th_type_of(t, op->operands[i])->dtype != d) return false;
+  return true;
+}
+
+static th_dim *append(th_dim *at, const th_attr *a) {
+  for (uint32_t i = 0; i < a->count; i++) *at++ = a->ints[i];
+  return at;
+}
+
+/* The ints stand in executors/run/library.h. */
+static bool library(const th_options *options, const th_trace *t, const th_op *op, th_library_call *out) {
+  th_context *c = t->context;
+  th_dim *ints = TH_ARENA_ARRAY(th_context_arena(c), th_dim, 4 * TH_MAX_RANK + 8), *at = ints;
+  (void)options;
+  if (!is_float_op(t, op)) return false;
+  *out = (th_library_call){.ints = ints, .alpha = 1, .beta = 0};
+  if (op->kind == TH_OP_dot) {
+    static const char *const lists[] = {"lhs_batch", "rhs_batch", "lhs_contract", "rhs_contract"};
+    out->function = "dot";
+    *at++ = th_dim_const(c, th_attr_get(op, "lhs_batch")->count);
+    *at++ = th_dim_const(c, th_attr_get(op, "lhs_contract")->count);
+    for (int i = 0; i < 4; i++) at = append(at, th_attr_get(op, lists[i]));
+  } else if (op->kind == TH_OP_conv || op->kind == TH_OP_conv_grad_x || op->kind == TH_OP_conv_grad_w) {
+    out->function = th_op_name(op->kind);
+    *at++ = th_dim_const(c, th_attr_get(op, "stride")->count);
+    at = append(at, th_attr_get(op, "stride"));
+    at = append(at, th_attr_get(op, "padding"));
+    at = append(at, th_attr_get(op, "dilation"));
+    *at++ = th_attr_get(op, "groups")->i;
+  } else {
+    return false;
+  }
+  out->n_ints = (uint32_t)(at - ints);
+  return true;
+}
+
+static bool library_takes(const th_trace *t, const th_op *op, uint32_t k, const th_dim *strides) {
+  (void)t, (void)op, (void)k, (void)strides;
+  return true; /* the runtime packs what a library cannot walk */
+}
+
+/* Each element is read, then written: only where the body is pointwise and nothing is read through another index. */
+static bool in_place(const th_trace *t, const th_op *op, uint32_t operand, uint32_t result) {
+  const th_graph *body = t->graphs[th_attr_get(op, "body")->graph];
+  const th_type *type = th_type_of(t, op->result + result);
+  th_value x = body->inputs[operand];
+  for (uint32_t k = 0; k < op->n_results; k++)
+    if (!th_type_same_shape(th_type_of(t, op->result + k), type)) return false;
+  for (size_t i = 0; i < body->n_ops; i++) {
+    const th_op *inner = body->ops[i];
+    bool pointwise = th_op_spec_get(inner->kind)->traits & TH_POINTWISE;
+    if (!pointwise && inner->kind != TH_OP_const && inner->kind != TH_OP_broadcast && inner->kind != TH_OP_iota && inner->kind != TH_OP_uniform) return false;
+    for (uint32_t k = 0; k < inner->n_operands && !pointwise; k++)
+      if (inner->operands[k] == x) return false;
+    /* a broadcast of something computed from x would read it through another index */
+    if (inner->kind == TH_OP_broadcast && th_type_same_shape(th_type_of(t, inner->operands[0]), type)) return false;
+  }
+  return true;
+}
+
+static const char *prelude(const th_options *options) {
+  (void)options;
+  return th_cpu_prelude;
+}
+
+const th_executor th_executor_cpu = {
+    .name = "cpu", .library = library, .library_takes = library_takes, .fusible = fusible, .in_place = in_place, .emit = th_cpu_emit, .prelude = prelude, .compile = th_cpu_compile,
+};

@@ -1,0 +1,378 @@
+/* fuse: groups of prims become `fusion` ops, one kernel each.
+ *
+ * Ops are taken in order. An op joins the group of one of its operands when their domains fit (below) and no path leads from
+ * the group to the op around the outside; else it starts a group. What costs nothing (constants, iota, broadcasts, reshapes
+ * that only add or drop dimensions of size 1) belongs to no group: each body gets its own copy.
+ *
+ * Domains. A group without reductions has one shape. The first reduction over its shape gives it a kind: ROWS (the last
+ * dimension is reduced; results of the kept shape and of the whole shape go on joining), WHOLE (to a scalar) or COLUMNS. A
+ * reduction of the two last kinds swallows its producers only when nobody else reads them. */
+#include <string.h>
+
+#include "executors/executor.h"
+#include "ir/passes/passes.h"
+
+typedef enum kind { OUTSIDE, PLAIN, ROWS, COLUMNS, WHOLE, ALONE } kind;
+enum { MAX_OPS = 256, MAX_RESULTS = 48 };
+
+typedef struct group {
+  kind kind;
+  th_type shape, kept;      /* domain; what its reductions keep */
+  const th_attr *dims;      /* of its reductions */
+  size_t n_ops, ops_capacity, n_deps, deps_capacity;
+  uint32_t *ops, *deps;     /* positions in graph 0, rising; groups it reads from */
+  uint32_t mark;            /* of a search */
+  bool written;             /* already in the new trace */
+} group;
+
+typedef struct users { uint32_t *ops; size_t n, capacity; bool leaves; } users;
+
+typedef struct fuser {
+  const th_options *options;
+  const th_trace *t;
+  th_context *c;
+  th_arena *a;
+  const th_graph *g;
+  group *groups;
+  size_t n_groups, groups_capacity;
+  uint32_t *group_of;       /* by op; TH_NONE: free */
+  uint32_t *position;       /* by value: its op; TH_NONE for inputs */
+  users *users;             /* by value that is no free op's: who reads it, free ops looked through */
+  uint32_t search;
+  th_rewriter r;
+  th_value *local;          /* by value: its copy in the body being written */
+  uint32_t *stamp, now;
+} fuser;
+
+/* ---- what is free ---- */
+
+static bool is_unit_reshape(fuser *f, const th_op *op) {
+  const th_type *x = th_type_of(f->t, op->operands[0]), *y = th_type_of(f->t, op->result);
+  uint32_t i = 0, k = 0;
+  for (;;) {
+    while (i < x->rank && th_dim_is(f->c, x->dims[i], 1)) i++;
+    while (k < y->rank && th_dim_is(f->c, y->dims[k], 1)) k++;
+    if (i == x->rank || k == y->rank) return i == x->rank && k == y->rank;
+    if (x->dims[i++] != y->dims[k++]) return false;
+  }
+}
+
+static bool is_free(fuser *f, const th_op *op) {
+  return op->kind == TH_OP_const || op->kind == TH_OP_iota || op->kind == TH_OP_broadcast || (op->kind == TH_OP_reshape && is_unit_reshape(f, op));
+}
+
+static th_op *op_of(fuser *f, th_value v) { return f->t->values[v].def; }
+
+/* The value behind free ops; TH_NO_VALUE when there is none (a constant). */
+static th_value behind(fuser *f, th_value v) {
+  while (v != TH_NO_VALUE && op_of(f, v) && is_free(f, op_of(f, v))) {
+    const th_op *op = op_of(f, v);
+    v = op->n_operands ? op->operands[0] : TH_NO_VALUE;
+  }
+  return v;
+}
+
+static bool is_reduction(const th_op *op) { return op->kind >= TH_OP_reduce_sum && op->kind <= TH_OP_reduce_all; }
+
+static bool is_alone(const th_op *op) {
+  switch (op->kind) {
+    case TH_OP_argmax: case TH_OP_argmin: case TH_OP_cumsum: case TH_OP_window_max: case TH_OP_window_sum: case TH_OP_window_sum_grad: case TH_OP_scatter_add:
+    case TH_OP_scatter_add_along: case TH_OP_scatter_along: case TH_OP_dot: case TH_OP_concat:
+      return true;
+    default: return false;
+  }
+}
+
+static bool stays_outside(const th_op *op) {
+  const th_op_spec *spec = th_op_spec_get(op->kind);
+  if (spec->level >= TH_LEVEL_REGION || spec->traits & TH_EFFECT) return true;
+  return op->kind == TH_OP_transpose || op->kind == TH_OP_slice || op->kind == TH_OP_reshape || op->kind == TH_OP_barrier || op->kind == TH_OP_wait || op->kind == TH_OP_rank;
+}
+
+static bool reduces_last(fuser *f, const th_op *op) {
+  const th_attr *dims = th_attr_get(op, "dims");
+  uint32_t rank = th_type_of(f->t, op->operands[0])->rank;
+  for (uint32_t i = 0; i < dims->count; i++)
+    if (th_dim_is(f->c, dims->ints[i], rank - 1)) return true;
+  return false;
+}
+
+static kind kind_of(fuser *f, const th_op *op) {
+  if (stays_outside(op)) return OUTSIDE;
+  if (is_alone(op)) return ALONE;
+  if (!is_reduction(op) || !th_type_of(f->t, op->operands[0])->rank) return PLAIN;
+  if (!th_type_of(f->t, op->result)->rank) return WHOLE;
+  return reduces_last(f, op) ? ROWS : COLUMNS;
+}
+
+/* ---- groups ---- */
+
+static void add_dep(fuser *f, uint32_t g, uint32_t on) {
+  group *x = &f->groups[g];
+  if (on == g) return;
+  for (size_t i = 0; i < x->n_deps; i++)
+    if (x->deps[i] == on) return;
+  TH_PUSH(f->a, x->deps, x->n_deps, x->deps_capacity, on);
+}
+
+static bool reaches(fuser *f, uint32_t from, uint32_t to) { /* does `from` read, in the end, from `to`? */
+  if (from == to) return true;
+  group *x = &f->groups[from];
+  if (x->mark == f->search) return false;
+  x->mark = f->search;
+  for (size_t i = 0; i < x->n_deps; i++)
+    if (reaches(f, x->deps[i], to)) return true;
+  return false;
+}
+
+static uint32_t producer(fuser *f, th_value operand) { /* group behind an operand; TH_NONE for inputs and constants */
+  th_value v = behind(f, operand);
+  return v == TH_NO_VALUE || f->position[v] == TH_NONE ? TH_NONE : f->group_of[f->position[v]];
+}
+
+static bool read_only_by(fuser *f, const group *x, uint32_t op, uint32_t g) {
+  for (size_t i = 0; i < x->n_ops; i++) {
+    const th_op *made = f->g->ops[x->ops[i]];
+    for (uint32_t k = 0; k < made->n_results; k++) {
+      const users *u = &f->users[made->result + k];
+      if (u->leaves) return false;
+      for (size_t n = 0; n < u->n; n++)
+        if (u->ops[n] != op && f->group_of[u->ops[n]] != g) return false;
+    }
+  }
+  return true;
+}
+
+static bool fits(fuser *f, uint32_t g, uint32_t at, kind k) {
+  group *x = &f->groups[g];
+  const th_op *op = f->g->ops[at];
+  const th_type *result = th_type_of(f->t, op->result);
+  if (x->kind == OUTSIDE || x->kind == ALONE || k == OUTSIDE || k == ALONE || x->n_ops >= MAX_OPS) return false;
+  if (k == PLAIN) {
+    if (x->kind == COLUMNS) return false;
+    if (th_type_same_shape(result, &x->shape)) return true;
+    return (x->kind == ROWS || x->kind == WHOLE) && th_type_same_shape(result, &x->kept);
+  }
+  if (!th_type_same_shape(th_type_of(f->t, op->operands[0]), &x->shape)) return false;
+  if (x->kind == PLAIN) return k == ROWS || read_only_by(f, x, at, g);
+  return x->kind == k && k == ROWS && th_attr_equal(x->dims, th_attr_get(op, "dims"));
+}
+
+static bool no_way_around(fuser *f, uint32_t g, const th_op *op) {
+  f->search++;
+  for (uint32_t i = 0; i < op->n_operands; i++) {
+    uint32_t from = producer(f, op->operands[i]);
+    if (from != TH_NONE && from != g && reaches(f, from, g)) return false;
+  }
+  return true;
+}
+
+static void place(fuser *f, uint32_t at) {
+  const th_op *op = f->g->ops[at];
+  kind k = kind_of(f, op);
+  uint32_t best = TH_NONE;
+  for (uint32_t i = 0; i < op->n_operands; i++) {
+    uint32_t g = producer(f, op->operands[i]);
+    if (g == TH_NONE || (best != TH_NONE && g <= best)) continue;
+    if (fits(f, g, at, k) && no_way_around(f, g, op)) best = g;
+  }
+  if (best == TH_NONE) {
+    group fresh = {.kind = k, .shape = *th_type_of(f->t, is_reduction(op) ? op->operands[0] : op->n_results ? op->result : op->operands[0])};
+    best = (uint32_t)f->n_groups;
+    TH_PUSH(f->a, f->groups, f->n_groups, f->groups_capacity, fresh);
+  }
+  group *x = &f->groups[best];
+  if (k == ROWS || k == COLUMNS || k == WHOLE) {
+    x->kind = k;
+    x->dims = th_attr_get(op, "dims");
+    x->kept = *th_type_of(f->t, op->result);
+  }
+  f->group_of[at] = best;
+  TH_PUSH(f->a, x->ops, x->n_ops, x->ops_capacity, at);
+  for (uint32_t i = 0; i < op->n_operands; i++) {
+    uint32_t from = op->operands[i] == TH_NO_VALUE ? TH_NONE : producer(f, op->operands[i]);
+    if (from != TH_NONE) add_dep(f, best, from);
+  }
+}
+
+static void note_user(fuser *f, th_value v, uint32_t op) {
+  v = behind(f, v);
+  if (v == TH_NO_VALUE) return;
+  users *u = &f->users[v];
+  TH_PUSH(f->a, u->ops, u->n, u->capacity, op);
+}
+
+static void analyse(fuser *f) {
+  for (size_t i = 0; i < f->t->n_values; i++) f->position[i] = TH_NONE;
+  for (uint32_t i = 0; i < f->g->n_ops; i++)
+    for (uint32_t k = 0; k < f->g->ops[i]->n_results; k++) f->position[f->g->ops[i]->result + k] = i;
+  for (uint32_t i = 0; i < f->g->n_ops; i++) {
+    f->group_of[i] = TH_NONE;
+    if (is_free(f, f->g->ops[i])) continue;
+    for (uint32_t k = 0; k < f->g->ops[i]->n_operands; k++)
+      if (f->g->ops[i]->operands[k] != TH_NO_VALUE) note_user(f, f->g->ops[i]->operands[k], i);
+  }
+  for (uint32_t i = 0; i < f->g->n_outputs; i++) {
+    th_value v = behind(f, f->g->outputs[i]);
+    if (v != TH_NO_VALUE) f->users[v].leaves = true;
+  }
+  uint32_t effect = TH_NONE;
+  for (uint32_t i = 0; i < f->g->n_ops; i++) {
+    if (is_free(f, f->g->ops[i])) continue;
+    place(f, i);
+    if (!(th_op_spec_get(f->g->ops[i]->kind)->traits & TH_EFFECT)) continue;
+    if (effect != TH_NONE) add_dep(f, f->group_of[i], effect);
+    effect = f->group_of[i];
+  }
+}
+
+/* ---- writing ---- */
+
+typedef struct body { uint32_t graph, group; th_value operands[1024]; uint32_t n; th_status status; } body;
+
+static th_value outer_value(fuser *f, th_value v);
+
+static th_value copy_into(fuser *f, const th_op *op, uint32_t graph, const th_value *operands) {
+  th_trace *to = f->r.b.trace;
+  th_type types[2];
+  for (uint32_t i = 0; i < op->n_results && i < 2; i++) types[i] = *th_type_of(f->t, op->result + i);
+  th_op *copy = th_trace_add_op(to, graph, op->kind, operands, op->n_operands, op->attrs, types, op->n_results);
+  copy->origin = op->origin;
+  return copy->result;
+}
+
+static th_value inner_value(fuser *f, body *b, th_value v) {
+  if (f->stamp[v] == f->now) return f->local[v];
+  th_op *op = op_of(f, v);
+  bool mine = op && !is_free(f, op) && f->group_of[f->position[v]] == b->group;
+  th_value copy;
+  if (op && (mine || is_free(f, op))) {
+    th_value *operands = TH_ARENA_ARRAY(f->a, th_value, op->n_operands);
+    for (uint32_t i = 0; i < op->n_operands; i++) operands[i] = inner_value(f, b, op->operands[i]);
+    copy = copy_into(f, op, b->graph, operands);
+    for (uint32_t i = 0; i < op->n_results; i++) {
+      f->local[op->result + i] = copy + i;
+      f->stamp[op->result + i] = f->now;
+    }
+    return f->local[v];
+  }
+  if (b->n == sizeof b->operands / sizeof *b->operands) {
+    if (!b->status) b->status = TH_ERROR(INTERNAL, "a fusion has more than %u operands", b->n);
+    return 0;
+  }
+  b->operands[b->n++] = outer_value(f, v);
+  copy = th_trace_add_input(f->r.b.trace, b->graph, *th_type_of(f->t, v));
+  f->local[v] = copy;
+  f->stamp[v] = f->now;
+  return copy;
+}
+
+/* One op of its own as a fusion (an iota that something outside reads). */
+static th_value single(fuser *f, const th_op *op, const th_value *operands) {
+  th_trace *to = f->r.b.trace;
+  uint32_t graph = (uint32_t)to->n_graphs;
+  th_trace_add_graph(to, "fusion");
+  th_value inputs[4];
+  for (uint32_t i = 0; i < op->n_operands && i < 4; i++) inputs[i] = th_trace_add_input(to, graph, *th_type_of(to, operands[i]));
+  th_value made = copy_into(f, op, graph, inputs);
+  th_trace_set_outputs(to, graph, &made, 1);
+  th_attr attr = th_make_graph(graph);
+  th_type type = *th_type_of(f->t, op->result);
+  th_op *fusion = th_trace_add_op(to, 0, TH_OP_fusion, operands, op->n_operands, &attr, &type, 1);
+  fusion->executor = th_intern(f->c, th_executor_at(f->options, 0)->name);
+  fusion->origin = op->origin;
+  return fusion->result;
+}
+
+/* The value in the new main graph; free ops are made there when somebody outside of fusions reads them. */
+static th_value outer_value(fuser *f, th_value v) {
+  if (v == TH_NO_VALUE || f->r.map[v] != TH_NO_VALUE) return v == TH_NO_VALUE ? v : f->r.map[v];
+  th_op *op = op_of(f, v);
+  th_value operand = op->n_operands ? outer_value(f, op->operands[0]) : TH_NO_VALUE;
+  th_value made = op->kind == TH_OP_iota ? single(f, op, NULL) : copy_into(f, op, 0, &operand);
+  th_rewrite_map(&f->r, v, made);
+  return made;
+}
+
+static bool is_read_outside(fuser *f, th_value v, uint32_t g) {
+  const users *u = &f->users[v];
+  if (u->leaves) return true;
+  for (size_t i = 0; i < u->n; i++)
+    if (f->group_of[u->ops[i]] != g) return true;
+  return false;
+}
+
+static th_status write_fusion(fuser *f, uint32_t g) {
+  th_trace *to = f->r.b.trace;
+  group *x = &f->groups[g];
+  body *b = TH_ARENA_NEW(f->a, body);
+  *b = (body){.graph = (uint32_t)to->n_graphs, .group = g};
+  f->now++;
+  th_trace_add_graph(to, "fusion");
+  const th_executor *executor = NULL, *e;
+  for (uint32_t i = 0; (e = th_executor_at(f->options, i)) && !executor; i++) {
+    executor = e;
+    for (size_t k = 0; k < x->n_ops; k++)
+      if (!e->fusible || !e->fusible(f->options, f->t, f->g->ops[x->ops[k]])) executor = NULL;
+  }
+  if (!executor) return TH_ERROR(UNIMPLEMENTED, "op %u: no executor takes %s of %s", f->g->ops[x->ops[0]]->origin, th_op_name(f->g->ops[x->ops[0]]->kind),
+                                 th_dtype_name(th_type_of(f->t, f->g->ops[x->ops[0]]->result)->dtype));
+  th_value results[2 * MAX_OPS], outputs[2 * MAX_OPS];
+  th_type types[2 * MAX_OPS];
+  uint32_t n = 0;
+  for (size_t i = 0; i < x->n_ops; i++) {
+    const th_op *op = f->g->ops[x->ops[i]];
+    for (uint32_t k = 0; k < op->n_results; k++) {
+      th_value v = inner_value(f, b, op->result + k);
+      if (!is_read_outside(f, op->result + k, g)) continue;
+      results[n] = op->result + k;
+      types[n] = *th_type_of(f->t, op->result + k);
+      outputs[n++] = v;
+    }
+  }
+  if (b->status) return b->status;
+  th_trace_set_outputs(to, b->graph, outputs, n);
+  th_attr attr = th_make_graph(b->graph);
+  th_op *fusion = th_trace_add_op(to, 0, TH_OP_fusion, b->operands, b->n, &attr, types, n);
+  fusion->executor = th_intern(f->c, executor->name);
+  fusion->origin = f->g->ops[x->ops[x->n_ops - 1]]->origin;
+  for (uint32_t i = 0; i < n; i++) th_rewrite_map(&f->r, results[i], fusion->result + i);
+  return TH_OK;
+}
+
+static void write_outside(fuser *f, const th_op *op) {
+  for (uint32_t i = 0; i < op->n_operands; i++)
+    if (op->operands[i] != TH_NO_VALUE) outer_value(f, op->operands[i]);
+  th_rewrite_clone(&f->r, op);
+}
+
+/* A group is written after all it reads from: along dependencies, in order of first ops. */
+static th_status write_group(fuser *f, uint32_t g) {
+  group *x = &f->groups[g];
+  if (x->written) return TH_OK;
+  x->written = true;
+  for (size_t i = 0; i < f->groups[g].n_deps; i++) TH_TRY(write_group(f, f->groups[g].deps[i]));
+  x = &f->groups[g];
+  if (x->kind != OUTSIDE) return write_fusion(f, g);
+  write_outside(f, f->g->ops[x->ops[0]]);
+  return TH_OK;
+}
+
+th_status th_pass_fuse(const th_options *options, const th_trace *in, th_trace **out) {
+  th_arena *a = th_context_arena(in->context);
+  fuser f = {.options = options, .t = in, .c = in->context, .a = a, .g = in->graphs[0]};
+  if (!th_executor_at(options, 0)) return TH_ERROR(UNIMPLEMENTED, "none of the executors asked for is known to this compiler; want cpu");
+  f.group_of = TH_ARENA_ARRAY(a, uint32_t, f.g->n_ops);
+  f.position = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
+  f.users = TH_ARENA_ARRAY(a, users, in->n_values);
+  f.local = TH_ARENA_ARRAY(a, th_value, in->n_values);
+  f.stamp = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
+  analyse(&f);
+  f.r = th_rewrite_begin(in);
+  for (uint32_t g = 1; g < in->n_graphs; g++) th_rewrite_graph(&f.r, g);
+  for (uint32_t i = 0; i < f.g->n_ops; i++) /* in order of last ops, so that what a group waits for is near */
+    if (f.group_of[i] != TH_NONE && f.groups[f.group_of[i]].ops[f.groups[f.group_of[i]].n_ops - 1] == i) TH_TRY(write_group(&f, f.group_of[i]));
+  for (uint32_t i = 0; i < f.g->n_outputs; i++) outer_value(&f, f.g->outputs[i]);
+  th_rewrite_outputs(&f.r, 0);
+  return th_rewrite_finish(&f.r, out);
+}
