@@ -1,0 +1,60 @@
+/* The functions a plan's library calls name. Operands and results are strided views of any layout; what a vendor library
+ * cannot walk is packed here. ints:
+ *   dot          n_batch n_contract | lhs_batch rhs_batch lhs_contract rhs_contract
+ *                results: batch, free dimensions of lhs, free dimensions of rhs
+ *   conv, conv_grad_x, conv_grad_w
+ *                n | stride padding dilation (n each) | groups      operands as the prims in ir/ops.def
+ * f32, f64; bf16 through f32. Threads: thread-safe. */
+#ifndef THUNDER_EXECUTORS_RUN_LIBRARY_H
+#define THUNDER_EXECUTORS_RUN_LIBRARY_H
+
+#include "executors/run/kernel.h"
+#include "ir/base/dtype.h"
+#include "ir/base/status.h"
+
+enum { TH_RUN_RANK = 24 };
+
+typedef struct th_view { /* a typed, strided window */
+  void *data;
+  th_dtype dtype;
+  uint32_t rank;
+  int64_t dims[TH_RUN_RANK], strides[TH_RUN_RANK]; /* strides in elements */
+} th_view;
+
+typedef struct th_library_args {
+  const th_view *operands, *results;
+  uint32_t n_operands, n_results, n_ints;
+  const int64_t *ints;
+  double alpha, beta;
+  const th_kernel_context *context;
+} th_library_args;
+
+typedef th_status (*th_library_fn)(const th_library_args *args);
+th_library_fn th_library_find(const char *name); /* NULL: there is none */
+
+th_status th_lib_dot(const th_library_args *args);
+th_status th_lib_conv(const th_library_args *args);
+th_status th_lib_conv_grad_x(const th_library_args *args);
+th_status th_lib_conv_grad_w(const th_library_args *args);
+
+/* Copies elements of `from` to `to` (equal dims; dtypes equal, or both floats of f32, bf16, f64). */
+void th_view_copy(const th_view *from, const th_view *to, int32_t threads);
+int64_t th_view_numel(const th_view *view);
+/* A row-major f32/f64 copy of `view` (bf16 widens to f32) in malloc'ed memory. */
+th_status th_view_pack(const th_view *view, int32_t threads, th_view *out);
+
+/* C = A B for matrices in row-major order (leading dimensions lda, …; a transposed operand is stored so), `batch` times with
+ * the pointers given. f32 or f64. */
+typedef struct th_gemm {
+  th_dtype dtype;
+  bool trans_a, trans_b;
+  int64_t m, n, k, lda, ldb, ldc, batch;
+  const void *const *a, *const *b;
+  void *const *c;
+  double alpha, beta;
+} th_gemm;
+th_status th_gemm_run(const th_gemm *gemm);
+/* The library th_gemm_run uses: "mkl (torch)", "openblas"; or the error. */
+th_status th_gemm_name(const char **out);
+
+#endif

@@ -1,0 +1,42 @@
+/* A loaded executable; shared by load.c and execute.c. */
+#ifndef THUNDER_EXECUTORS_RUN_PROGRAM_H
+#define THUNDER_EXECUTORS_RUN_PROGRAM_H
+
+#include <pthread.h>
+
+#include "executors/run/library.h"
+#include "executors/run/thunder.h"
+#include "collectives/channel.h"
+#include "proto/plan.pb-c.h"
+
+enum { TH_EXPR_CONST, TH_EXPR_SYMBOL, TH_EXPR_ADD, TH_EXPR_SUB, TH_EXPR_MUL, TH_EXPR_FLOORDIV, TH_EXPR_MOD, TH_EXPR_MIN, TH_EXPR_MAX, TH_EXPR_SIZE, TH_EXPR_INTEGER, TH_EXPR_RANK, TH_EXPR_WORLD };
+enum { TH_BUFFER_BORROWED = 1, TH_BUFFER_ESCAPING, TH_BUFFER_ARENA, TH_BUFFER_CONSTANT };
+enum { TH_INSTR_KERNEL = 1, TH_INSTR_LIBRARY, TH_INSTR_START, TH_INSTR_WAIT, TH_INSTR_COPY, TH_INSTR_FILL };
+
+typedef struct th_collective_target { th_collective_kind kind; th_reduce reduce; } th_collective_target;
+
+struct th_plan {
+  const th_program *program;
+  const Thunder__Wire__Plan *wire; /* checked */
+  th_kernel *kernels;              /* by kernel number */
+  th_library_fn *functions;        /* by instruction; NULL elsewhere */
+  th_collective_target *collectives; /* by instruction */
+  uint32_t *escaping;              /* buffers of kind escaping */
+  uint32_t n_escaping;
+  int64_t *values;                 /* of expressions, when they are the same in every call; else NULL */
+  pthread_mutex_t lock;            /* of what follows */
+  void *arena;                     /* kept between calls; taken by one at a time */
+  size_t arena_bytes;
+};
+
+struct th_program {
+  Thunder__Wire__Executable *wire;
+  void **modules; /* dlopen'ed */
+  size_t n_plans;
+  th_plan *plans;
+};
+
+/* The job's channel, opened at first use. */
+th_status th_world_channel(th_channel **out);
+
+#endif

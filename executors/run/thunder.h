@@ -1,0 +1,75 @@
+/* libthunder: loads executables (proto/plan.proto) and runs their plans in this process.
+ *
+ * Threads: a program may be used by several threads at once; each call has its own state. Ownership: as said. */
+#ifndef THUNDER_EXECUTORS_RUN_THUNDER_H
+#define THUNDER_EXECUTORS_RUN_THUNDER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ir/base/dtype.h"
+#include "ir/base/status.h"
+
+typedef struct th_program th_program;
+typedef struct th_plan th_plan;
+
+/* Reads, checks and loads `size` bytes of an Executable; nothing of `bytes` is kept. INVALID_ARGUMENT naming the table that
+ * is wrong; UNAVAILABLE when the generated code cannot be loaded. */
+th_status th_program_load(const uint8_t *bytes, size_t size, th_program **out);
+void th_program_free(th_program *program); /* NULL is fine; no plan may be running */
+size_t th_program_plan_count(const th_program *program);
+th_plan *th_program_plan(th_program *program, size_t index);
+/* Source of the generated code, "" when there is none; borrowed. */
+const char *th_program_source(const th_program *program, size_t *out_size);
+
+const char *th_plan_name(const th_plan *plan);
+uint32_t th_plan_input_count(const th_plan *plan);
+uint32_t th_plan_output_count(const th_plan *plan);
+uint32_t th_plan_input_kind(const th_plan *plan, uint32_t input);
+th_dtype th_plan_input_dtype(const th_plan *plan, uint32_t input);
+uint32_t th_plan_output_kind(const th_plan *plan, uint32_t output);
+uint32_t th_plan_output_base(const th_plan *plan, uint32_t output);
+uint64_t th_plan_predicted_peak(const th_plan *plan); /* bytes, with every symbol at its smallest value */
+uint32_t th_plan_instruction_count(const th_plan *plan);
+
+/* An input: a tensor in this process's memory. dims and strides (elements) are borrowed for the call. */
+typedef struct th_tensor_in {
+  void *data;
+  th_dtype dtype;
+  uint32_t rank;
+  const int64_t *dims, *strides;
+} th_tensor_in;
+
+/* Where output `i` of a run lies: base 0 in a buffer that was allocated for `slot`, 1 in input `slot`. offset in bytes. */
+typedef struct th_tensor_out {
+  bool present, borrowed, whole; /* whole: all of the base, laid out the same way */
+  uint32_t slot;
+  int64_t offset;
+  th_dtype dtype;
+  uint32_t rank;
+  int64_t dims[24], strides[24];
+} th_tensor_out;
+
+typedef struct th_run th_run; /* one call */
+
+/* Starts a call: checks the inputs against the plan, evaluates sizes. INVALID_ARGUMENT names the input. */
+th_status th_run_begin(th_plan *plan, const th_tensor_in *inputs, uint32_t count, th_run **out);
+/* Bytes to allocate for each escaping buffer: call with i = 0, 1, … until false. `slot` is the output it belongs to. */
+bool th_run_escaping(const th_run *run, uint32_t i, uint32_t *out_slot, int64_t *out_bytes);
+void th_run_set_escaping(th_run *run, uint32_t i, void *data); /* aligned to 64 bytes or as PyTorch's allocator does */
+/* Executes the instructions. OUT_OF_RANGE for an index out of range in the program's data. */
+th_status th_run_execute(th_run *run);
+void th_run_output(const th_run *run, uint32_t output, th_tensor_out *out);
+void th_run_end(th_run *run); /* NULL is fine */
+
+/* Threads that kernels use; as torch.get_num_threads(). */
+void th_set_threads(int32_t threads);
+/* Rank and size of the job's group, from the environment (RANK, WORLD_SIZE). The channel opens at the first collective. */
+void th_world(int32_t *out_rank, int32_t *out_size);
+/* Broadcasts `bytes` of rank 0 to all ranks; for the client's initial state. */
+th_status th_broadcast(void *data, size_t bytes);
+/* Ends every wait of the channel (Ctrl-C). */
+void th_abort(const char *reason);
+
+#endif
