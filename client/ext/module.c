@@ -1,0 +1,374 @@
+/* thunder._C: libthunder for Python. Tensors come in and go out through DLPack's C exchange API (torch 2.11 on), without
+ * copies; results are PyTorch's own allocations. One build for CPython 3.10 on (limited API).
+ *
+ *   load(bytes) -> Program      .plans: list of Plan; .source: generated code
+ *   Plan.run(inputs) -> list    tensors, or ints and floats for rank-0 inputs; a tensor or None for each output
+ *   set_threads(n), broadcast(tensor), world() */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <string.h>
+
+#include "client/ext/dlpack_abi.h"
+#include "executors/run/thunder.h"
+
+static const th_dlpack_api *api;
+static PyObject *tensor_type, *error_type;
+
+static PyObject *raise(th_status status) {
+  static const struct { th_code code; PyObject **type; } types[] = {{TH_CODE_OUT_OF_RANGE, &PyExc_IndexError}, {TH_CODE_RESOURCE_EXHAUSTED, &PyExc_MemoryError}};
+  PyObject *type = error_type ? error_type : PyExc_RuntimeError;
+  for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+    if (th_status_code(status) == types[i].code) type = *types[i].type;
+  PyErr_Format(type, "%s: %s", th_code_name(th_status_code(status)), th_status_message(status));
+  th_status_free(status);
+  return NULL;
+}
+
+static int need_torch(void) {
+  if (api) return 0;
+  PyObject *torch = PyImport_ImportModule("torch"), *capsule = NULL;
+  if (torch) tensor_type = PyObject_GetAttrString(torch, "Tensor");
+  if (tensor_type) capsule = PyObject_GetAttrString(tensor_type, "__dlpack_c_exchange_api__");
+  if (capsule) api = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+  if (!api && PyErr_ExceptionMatches(PyExc_AttributeError)) PyErr_SetString(PyExc_RuntimeError, "this PyTorch has no DLPack C exchange API; thunder needs torch 2.11 or newer");
+  else if (api && api->header.version.major != 1) {
+    PyErr_Format(PyExc_RuntimeError, "this PyTorch speaks DLPack %d, thunder speaks 1", (int)api->header.version.major);
+    api = NULL;
+  }
+  Py_XDECREF(capsule); /* the table is PyTorch's, static */
+  Py_XDECREF(torch);
+  return api ? 0 : -1;
+}
+
+/* ---- Plan ---- */
+
+typedef struct { PyObject_HEAD PyObject *program; th_plan *plan; } PlanObject;
+typedef struct { PyObject_HEAD th_program *program; } ProgramObject;
+
+static int read_input(th_plan *plan, uint32_t i, PyObject *o, th_tensor_in *in, int64_t *scalar, th_dltensor *t) {
+  if (PyLong_Check(o) || PyFloat_Check(o)) {
+    double f = PyFloat_Check(o) ? PyFloat_AsDouble(o) : 0;
+    int64_t n = PyLong_Check(o) ? PyLong_AsLongLong(o) : 0;
+    if (PyErr_Occurred()) return -1;
+    in->dtype = th_plan_input_dtype(plan, i);
+    if (PyLong_Check(o)) f = (double)n;
+    float g = (float)f;
+    if (in->dtype == TH_DTYPE_f64) memcpy(scalar, &f, 8);
+    else if (in->dtype == TH_DTYPE_f32) memcpy(scalar, &g, 4);
+    else *scalar = n;
+    in->data = scalar;
+    return 0;
+  }
+  int is = PyObject_IsInstance(o, tensor_type);
+  if (is < 0) return -1;
+  if (!is) {
+    PyErr_Format(PyExc_TypeError, "input %u is neither a tensor nor a number", i);
+    return -1;
+  }
+  if (api->dltensor_from_py_object_no_sync(o, t)) return -1;
+  if (t->device.device_type != 1) {
+    PyErr_Format(PyExc_ValueError, "input %u is not in host memory; the plan was made for the cpu", i);
+    return -1;
+  }
+  in->data = (char *)t->data + t->byte_offset;
+  in->dtype = t->dtype.lanes == 1 ? th_dtype_from_dlpack(t->dtype.code, t->dtype.bits) : TH_DTYPE_none;
+  in->rank = (uint32_t)t->ndim;
+  in->dims = t->shape;
+  in->strides = t->strides;
+  return 0;
+}
+
+static void set_error(void *context, const char *kind, const char *message) {
+  (void)context;
+  PyErr_Format(PyExc_RuntimeError, "%s: %s", kind, message);
+}
+
+static int dlpack_code(th_dtype dtype) { return dtype == TH_DTYPE_bool ? 6 : th_dtype_dlpack_code(dtype); }
+
+/* A tensor of PyTorch's allocator. */
+static PyObject *new_tensor(th_dtype dtype, uint32_t rank, const int64_t *dims, void **out_data) {
+  th_dltensor prototype = {.device = {1, 0}, .ndim = (int32_t)rank, .dtype = {(uint8_t)dlpack_code(dtype), (uint8_t)(th_dtype_size(dtype) * 8), 1}, .shape = (int64_t *)dims};
+  th_dlmanaged *managed = NULL;
+  void *made = NULL;
+  if (api->managed_tensor_allocator(&prototype, &managed, NULL, set_error)) return NULL;
+  *out_data = (char *)managed->dl_tensor.data + managed->dl_tensor.byte_offset;
+  if (api->managed_tensor_to_py_object_no_sync(managed, &made)) return NULL;
+  return made;
+}
+
+static PyObject *int_tuple(const int64_t *values, uint32_t n) {
+  PyObject *t = PyTuple_New(n);
+  for (uint32_t i = 0; t && i < n; i++) PyTuple_SetItem(t, i, PyLong_FromLongLong(values[i]));
+  return t;
+}
+
+static int is_row_major(const th_tensor_out *o) {
+  int64_t run = 1;
+  for (uint32_t i = o->rank; i-- > 0;) {
+    if (o->dims[i] != 1 && o->strides[i] != run) return 0;
+    run *= o->dims[i];
+  }
+  return 1;
+}
+
+static int64_t count_of(const th_tensor_out *o) {
+  int64_t n = 1;
+  for (uint32_t i = 0; i < o->rank; i++) n *= o->dims[i];
+  return n;
+}
+
+static PyObject *window(PyObject *base, const th_tensor_out *o) {
+  PyObject *dims = int_tuple(o->dims, o->rank), *strides = int_tuple(o->strides, o->rank), *result = NULL;
+  if (dims && strides) result = PyObject_CallMethod(base, "as_strided", "OOL", dims, strides, (long long)(o->offset / (int64_t)th_dtype_size(o->dtype)));
+  Py_XDECREF(dims);
+  Py_XDECREF(strides);
+  return result;
+}
+
+typedef struct slot { uint32_t output; PyObject *tensor; int direct; } slot;
+
+/* Tensors for the escaping buffers: of the shape of the first output in it when that is all of it, else one-dimensional. */
+static int allocate(th_run *run, slot *slots) {
+  uint32_t output;
+  int64_t bytes;
+  for (uint32_t i = 0; th_run_escaping(run, i, &output, &bytes); i++) {
+    th_tensor_out o;
+    void *data;
+    th_run_output(run, output, &o);
+    int64_t item = (int64_t)th_dtype_size(o.dtype), flat = (bytes + item - 1) / item;
+    slots[i].output = output;
+    slots[i].direct = !o.borrowed && o.slot == output && o.offset == 0 && is_row_major(&o) && count_of(&o) * item >= bytes;
+    slots[i].tensor = slots[i].direct ? new_tensor(o.dtype, o.rank, o.dims, &data) : new_tensor(o.dtype, 1, &flat, &data);
+    if (!slots[i].tensor) return -1;
+    th_run_set_escaping(run, i, data);
+  }
+  return 0;
+}
+
+static PyObject *output_of(th_run *run, uint32_t i, slot *slots, uint32_t n_slots, PyObject *inputs) {
+  th_tensor_out o;
+  th_run_output(run, i, &o);
+  if (!o.present) Py_RETURN_NONE;
+  if (o.borrowed) {
+    PyObject *input = PyList_GetItem(inputs, o.slot);
+    if (!input) return NULL;
+    if (o.whole || !PyObject_IsInstance(input, tensor_type)) {
+      Py_INCREF(input);
+      return input;
+    }
+    PyObject *plain = PyObject_CallMethod(input, "detach", NULL), *offset = plain ? PyObject_CallMethod(plain, "storage_offset", NULL) : NULL;
+    th_tensor_out shifted = o;
+    if (offset) shifted.offset += PyLong_AsLongLong(offset) * (int64_t)th_dtype_size(o.dtype);
+    PyObject *result = offset ? window(plain, &shifted) : NULL;
+    Py_XDECREF(plain);
+    Py_XDECREF(offset);
+    return result;
+  }
+  for (uint32_t k = 0; k < n_slots; k++)
+    if (slots[k].output == o.slot) {
+      if (slots[k].direct && i == o.slot) {
+        Py_INCREF(slots[k].tensor);
+        return slots[k].tensor;
+      }
+      return window(slots[k].tensor, &o);
+    }
+  PyErr_Format(PyExc_RuntimeError, "output %u lies in no buffer that leaves the plan", i);
+  return NULL;
+}
+
+static PyObject *plan_run(PyObject *self, PyObject *arg) {
+  th_plan *plan = ((PlanObject *)self)->plan;
+  PyObject *inputs = PySequence_List(arg), *results = NULL;
+  if (!inputs) return NULL;
+  uint32_t n = (uint32_t)PyList_Size(inputs), n_out = th_plan_output_count(plan);
+  th_tensor_in *in = PyMem_Calloc(n + 1, sizeof *in);
+  int64_t *scalars = PyMem_Calloc(n + 1, sizeof *scalars);
+  th_dltensor *tensors = PyMem_Calloc(n + 1, sizeof *tensors);
+  slot *slots = PyMem_Calloc(n_out + 1, sizeof *slots);
+  th_run *run = NULL;
+  th_status status = TH_OK;
+  if (!in || !scalars || !tensors || !slots) {
+    PyErr_NoMemory();
+    goto cleanup;
+  }
+  if (n != th_plan_input_count(plan)) {
+    PyErr_Format(PyExc_ValueError, "plan %s takes %u inputs, %u were given", th_plan_name(plan), th_plan_input_count(plan), n);
+    goto cleanup;
+  }
+  for (uint32_t i = 0; i < n; i++)
+    if (read_input(plan, i, PyList_GetItem(inputs, i), &in[i], &scalars[i], &tensors[i])) goto cleanup;
+  status = th_run_begin(plan, in, n, &run);
+  if (!status) {
+    if (allocate(run, slots)) goto cleanup;
+    Py_BEGIN_ALLOW_THREADS
+    status = th_run_execute(run);
+    Py_END_ALLOW_THREADS
+  }
+  if (status) {
+    raise(th_status_prefix(status, "plan %s", th_plan_name(plan)));
+    goto cleanup;
+  }
+  uint32_t n_slots = 0, unused;
+  for (int64_t bytes; th_run_escaping(run, n_slots, &unused, &bytes);) n_slots++;
+  results = PyList_New(n_out);
+  for (uint32_t i = 0; results && i < n_out; i++) {
+    PyObject *o = output_of(run, i, slots, n_slots, inputs);
+    if (!o) Py_CLEAR(results);
+    else PyList_SetItem(results, i, o);
+  }
+cleanup:
+  for (uint32_t i = 0; slots && i <= n_out; i++) Py_XDECREF(slots[i].tensor);
+  th_run_end(run);
+  PyMem_Free(in);
+  PyMem_Free(scalars);
+  PyMem_Free(tensors);
+  PyMem_Free(slots);
+  Py_DECREF(inputs);
+  return results;
+}
+
+static PyObject *numbers(PyObject *self, uint32_t n, uint32_t (*get)(const th_plan *, uint32_t)) {
+  PyObject *list = PyList_New(n);
+  for (uint32_t i = 0; list && i < n; i++) PyList_SetItem(list, i, PyLong_FromUnsignedLong(get(((PlanObject *)self)->plan, i)));
+  return list;
+}
+
+static PyObject *plan_name(PyObject *self, void *unused) { return (void)unused, PyUnicode_FromString(th_plan_name(((PlanObject *)self)->plan)); }
+static PyObject *plan_input_kinds(PyObject *self, void *unused) { return (void)unused, numbers(self, th_plan_input_count(((PlanObject *)self)->plan), th_plan_input_kind); }
+static PyObject *plan_output_kinds(PyObject *self, void *unused) { return (void)unused, numbers(self, th_plan_output_count(((PlanObject *)self)->plan), th_plan_output_kind); }
+static PyObject *plan_output_bases(PyObject *self, void *unused) { return (void)unused, numbers(self, th_plan_output_count(((PlanObject *)self)->plan), th_plan_output_base); }
+static PyObject *plan_peak(PyObject *self, void *unused) { return (void)unused, PyLong_FromUnsignedLongLong(th_plan_predicted_peak(((PlanObject *)self)->plan)); }
+static PyObject *plan_instructions(PyObject *self, void *unused) { return (void)unused, PyLong_FromUnsignedLong(th_plan_instruction_count(((PlanObject *)self)->plan)); }
+
+static void plan_dealloc(PyObject *self) {
+  PyTypeObject *type = Py_TYPE(self);
+  Py_XDECREF(((PlanObject *)self)->program);
+  ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+  Py_DECREF(type);
+}
+
+static PyMethodDef plan_methods[] = {{"run", plan_run, METH_O, "run(inputs) -> list: executes the plan on tensors (or numbers for rank-0 inputs)."}, {NULL, NULL, 0, NULL}};
+static PyGetSetDef plan_getset[] = {{"name", plan_name, NULL, "forward, backward, step", NULL},
+                                    {"input_kinds", plan_input_kinds, NULL, "Trace.input_kind of each input", NULL},
+                                    {"output_kinds", plan_output_kinds, NULL, "Trace.output_kind of each output", NULL},
+                                    {"output_bases", plan_output_bases, NULL, "Trace.output_base of each output", NULL},
+                                    {"predicted_peak", plan_peak, NULL, "bytes held at the end of a call", NULL},
+                                    {"instructions", plan_instructions, NULL, "how many", NULL},
+                                    {NULL, NULL, NULL, NULL, NULL}};
+static PyType_Slot plan_slots[] = {{Py_tp_dealloc, plan_dealloc}, {Py_tp_methods, plan_methods}, {Py_tp_getset, plan_getset}, {0, NULL}};
+static PyType_Spec plan_spec = {"thunder._C.Plan", sizeof(PlanObject), 0, Py_TPFLAGS_DEFAULT, plan_slots};
+static PyObject *plan_type;
+
+/* ---- Program ---- */
+
+static void program_dealloc(PyObject *self) {
+  PyTypeObject *type = Py_TYPE(self);
+  th_program_free(((ProgramObject *)self)->program);
+  ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+  Py_DECREF(type);
+}
+
+static PyObject *program_plans(PyObject *self, void *unused) {
+  th_program *program = ((ProgramObject *)self)->program;
+  size_t n = th_program_plan_count(program);
+  PyObject *list = PyList_New((Py_ssize_t)n);
+  (void)unused;
+  for (size_t i = 0; list && i < n; i++) {
+    allocfunc make = (allocfunc)PyType_GetSlot((PyTypeObject *)plan_type, Py_tp_alloc);
+    PlanObject *plan = (PlanObject *)make((PyTypeObject *)plan_type, 0);
+    if (!plan) Py_CLEAR(list);
+    else {
+      Py_INCREF(self);
+      plan->program = self;
+      plan->plan = th_program_plan(program, i);
+      PyList_SetItem(list, (Py_ssize_t)i, (PyObject *)plan);
+    }
+  }
+  return list;
+}
+
+static PyObject *program_source(PyObject *self, void *unused) {
+  size_t size;
+  const char *text = th_program_source(((ProgramObject *)self)->program, &size);
+  (void)unused;
+  return PyUnicode_FromStringAndSize(text, (Py_ssize_t)size);
+}
+
+static PyGetSetDef program_getset[] = {{"plans", program_plans, NULL, "the plans", NULL}, {"source", program_source, NULL, "generated code", NULL}, {NULL, NULL, NULL, NULL, NULL}};
+static PyType_Slot program_slots[] = {{Py_tp_dealloc, program_dealloc}, {Py_tp_getset, program_getset}, {0, NULL}};
+static PyType_Spec program_spec = {"thunder._C.Program", sizeof(ProgramObject), 0, Py_TPFLAGS_DEFAULT, program_slots};
+static PyObject *program_type;
+
+static PyObject *load(PyObject *self, PyObject *arg) {
+  char *bytes;
+  Py_ssize_t size;
+  th_program *program;
+  th_status status;
+  (void)self;
+  if (PyBytes_AsStringAndSize(arg, &bytes, &size) || need_torch()) return NULL;
+  Py_BEGIN_ALLOW_THREADS
+  status = th_program_load((const uint8_t *)bytes, (size_t)size, &program);
+  Py_END_ALLOW_THREADS
+  if (status) return raise(status);
+  allocfunc make = (allocfunc)PyType_GetSlot((PyTypeObject *)program_type, Py_tp_alloc);
+  ProgramObject *o = (ProgramObject *)make((PyTypeObject *)program_type, 0);
+  if (o) o->program = program;
+  else th_program_free(program);
+  return (PyObject *)o;
+}
+
+static PyObject *set_threads(PyObject *self, PyObject *arg) {
+  long n = PyLong_AsLong(arg);
+  (void)self;
+  if (PyErr_Occurred()) return NULL;
+  th_set_threads((int32_t)n);
+  Py_RETURN_NONE;
+}
+
+static PyObject *world(PyObject *self, PyObject *unused) {
+  int32_t rank, size;
+  (void)self, (void)unused;
+  th_world(&rank, &size);
+  return Py_BuildValue("(ii)", rank, size);
+}
+
+static PyObject *broadcast(PyObject *self, PyObject *arg) {
+  th_dltensor t;
+  th_status status;
+  (void)self;
+  if (need_torch() || api->dltensor_from_py_object_no_sync(arg, &t)) return NULL;
+  size_t bytes = t.dtype.bits / 8;
+  int64_t run = 1;
+  for (int32_t i = t.ndim; i-- > 0;) {
+    if (t.strides && t.shape[i] != 1 && t.strides[i] != run) {
+      PyErr_SetString(PyExc_ValueError, "broadcast wants a contiguous tensor");
+      return NULL;
+    }
+    run *= t.shape[i];
+  }
+  Py_BEGIN_ALLOW_THREADS
+  status = th_broadcast((char *)t.data + t.byte_offset, bytes * (size_t)run);
+  Py_END_ALLOW_THREADS
+  if (status) return raise(status);
+  Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {{"load", load, METH_O, "load(bytes) -> Program: a serialized Executable, checked and loaded."},
+                                {"set_threads", set_threads, METH_O, "set_threads(n): threads that kernels use."},
+                                {"world", world, METH_NOARGS, "world() -> (rank, size) of the job."},
+                                {"broadcast", broadcast, METH_O, "broadcast(tensor): rank 0's values to all ranks, in place."},
+                                {NULL, NULL, 0, NULL}};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "thunder._C", "libthunder: loads and runs plans.", -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__C(void);
+PyMODINIT_FUNC PyInit__C(void) {
+  PyObject *m = PyModule_Create(&definition);
+  if (!m) return NULL;
+  plan_type = PyType_FromSpec(&plan_spec);
+  program_type = PyType_FromSpec(&program_spec);
+  if (!plan_type || !program_type) return NULL;
+  Py_INCREF(plan_type);
+  Py_INCREF(program_type);
+  if (PyModule_AddObject(m, "Plan", plan_type) || PyModule_AddObject(m, "Program", program_type)) return NULL;
+  return m;
+}
