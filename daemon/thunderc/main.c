@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/build_id.h"
 #include "daemon/thunderc/compile.h"
 #include "daemon/thunderc/worker.h"
 #include "executors/emit/emit.h"

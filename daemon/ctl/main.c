@@ -1,0 +1,92 @@
+/* thunderctl: a look at the daemon of this scope, and its end. */
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/common/client.h"
+#include "daemon/common/scope.h"
+
+static const char usage[] =
+    "usage: thunderctl status | ls | cache [clear] | stop | socket | --version\n"
+    "  status   the daemon: build, workers, compiles, cache\n"
+    "  ls       jobs of this node\n"
+    "  cache    what is kept; `cache clear` drops it\n"
+    "  stop     ends the daemon; jobs go on\n"
+    "  socket   where the daemon of this environment listens\n";
+
+static int complain(th_status status) {
+  fprintf(stderr, "thunderctl: %s\n", th_status_message(status));
+  th_status_free(status);
+  return 1;
+}
+
+static void print_cache(const Thunder__Wire__CacheStatReply *c) {
+  printf("cache      %s\n", c->directory ? c->directory : "");
+  printf("  disk     %llu results, %.1f of %.0f MB\n", (unsigned long long)c->disk_entries, (double)c->disk_bytes * 1e-6, (double)c->disk_bytes_max * 1e-6);
+  printf("  memory   %llu results, %.1f of %.0f MB\n", (unsigned long long)c->memory_entries, (double)c->memory_bytes * 1e-6, (double)c->memory_bytes_max * 1e-6);
+  printf("  hits     %llu memory, %llu disk, %llu joined; %llu misses\n", (unsigned long long)c->hits_memory, (unsigned long long)c->hits_disk, (unsigned long long)c->hits_joined, (unsigned long long)c->misses);
+  printf("  stores   %llu, failed %llu; damaged %llu, evicted %llu\n", (unsigned long long)c->stores, (unsigned long long)c->store_failures, (unsigned long long)c->corrupt, (unsigned long long)c->evictions);
+}
+
+static void print_status(const Thunder__Wire__StatusReply *s) {
+  printf("daemon     pid %u on %s, up %.0f s, the %u. of its scope, %.1f MB\n", s->pid, s->host, s->uptime_seconds, s->epoch, (double)s->memory_bytes * 1e-6);
+  printf("build      %s\nsocket     %s\nlog        %s\n", s->build, s->socket, s->log);
+  printf("idle exit  after %.0f s\n", s->idle_limit_seconds);
+  printf("now        %u connections, %u jobs, %u of %u workers, %u compiles running, %u queued\n", s->connections, s->jobs, s->workers, s->workers_max, s->compiles_running, s->compiles_queued);
+  printf("compiles   %llu in %.1f s; failed %llu, cancelled %llu, timed out %llu, workers crashed %llu\n", (unsigned long long)s->compiles, s->compile_seconds, (unsigned long long)s->compiles_failed,
+         (unsigned long long)s->compiles_cancelled, (unsigned long long)s->compile_timeouts, (unsigned long long)s->worker_crashes);
+  printf("requests   %llu, refused %llu\n", (unsigned long long)s->requests, (unsigned long long)s->requests_refused);
+  if (s->cache) print_cache(s->cache);
+}
+
+static void print_jobs(const Thunder__Wire__JobList *list) {
+  if (!list->n_jobs) puts("no jobs");
+  for (size_t i = 0; i < list->n_jobs; i++) {
+    const Thunder__Wire__JobInfo *j = list->jobs[i];
+    printf("%s  %s  %s  %u ranks  step %u  %s\n", j->job ? j->job : "?", j->name ? j->name : "?", j->state ? j->state : "?", j->world, j->step_pid, j->log_dir ? j->log_dir : "");
+    for (size_t k = 0; k < j->n_ranks; k++) printf("  rank %u  pid %u  %s\n", j->ranks[k]->rank, j->ranks[k]->pid, j->ranks[k]->state ? j->ranks[k]->state : "?");
+  }
+}
+
+int main(int argc, char **argv) {
+  const char *what = argc > 1 ? argv[1] : "";
+  if (!strcmp(what, "--version")) return printf("thunderctl %s (%s)\n", th_version(), th_build_id()) < 0;
+  if (!strcmp(what, "--help") || !strcmp(what, "-h")) return fputs(usage, stdout) < 0;
+  if (!strcmp(what, "socket")) {
+    th_scope scope;
+    th_status status = th_scope_init(&scope, NULL);
+    return status ? complain(status) : puts(scope.socket) < 0;
+  }
+  Thunder__Wire__Envelope e = THUNDER__WIRE__ENVELOPE__INIT, *reply = NULL;
+  Thunder__Wire__Status status_request = THUNDER__WIRE__STATUS__INIT;
+  Thunder__Wire__ListJobs list = THUNDER__WIRE__LIST_JOBS__INIT;
+  Thunder__Wire__CacheStat stat = THUNDER__WIRE__CACHE_STAT__INIT;
+  Thunder__Wire__CacheClear clear = THUNDER__WIRE__CACHE_CLEAR__INIT;
+  Thunder__Wire__Stop stop = THUNDER__WIRE__STOP__INIT;
+  Thunder__Wire__Envelope__BodyCase want;
+  if (!strcmp(what, "status")) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_STATUS, e.status = &status_request, want = THUNDER__WIRE__ENVELOPE__BODY_STATUS_REPLY;
+  else if (!strcmp(what, "ls")) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_LIST_JOBS, e.list_jobs = &list, want = THUNDER__WIRE__ENVELOPE__BODY_JOB_LIST;
+  else if (!strcmp(what, "cache") && argc > 2 && !strcmp(argv[2], "clear")) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_CACHE_CLEAR, e.cache_clear = &clear, want = THUNDER__WIRE__ENVELOPE__BODY_CACHE_STAT_REPLY;
+  else if (!strcmp(what, "cache") && argc == 2) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_CACHE_STAT, e.cache_stat = &stat, want = THUNDER__WIRE__ENVELOPE__BODY_CACHE_STAT_REPLY;
+  else if (!strcmp(what, "stop")) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_STOP, e.stop = &stop, want = THUNDER__WIRE__ENVELOPE__BODY_DONE;
+  else {
+    fputs(usage, stderr);
+    return 2;
+  }
+  th_client *client;
+  th_client_options options = {.any_build = true, .kind = "ctl", .rank = -1};
+  th_status status = th_client_open(&options, &client);
+  if (status && th_status_code(status) == TH_CODE_UNAVAILABLE) {
+    th_status_free(status);
+    puts("no daemon is running");
+    return strcmp(what, "stop") ? 3 : 0;
+  }
+  if (!status) {
+    status = th_client_call(client, &e, want, 30, &reply);
+    if (!status && reply->body_case == THUNDER__WIRE__ENVELOPE__BODY_STATUS_REPLY) print_status(reply->status_reply);
+    if (!status && reply->body_case == THUNDER__WIRE__ENVELOPE__BODY_JOB_LIST) print_jobs(reply->job_list);
+    if (!status && reply->body_case == THUNDER__WIRE__ENVELOPE__BODY_CACHE_STAT_REPLY) print_cache(reply->cache_stat_reply);
+    th_envelope_free(reply);
+    th_client_close(client);
+  }
+  return status ? complain(status) : 0;
+}

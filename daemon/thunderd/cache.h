@@ -1,0 +1,29 @@
+/* Results by digest: in memory (least recently used go first) and on disk. A file is written under a temporary name, synced
+ * and renamed; its checksum is verified on read, and a mismatch is a miss. A failed store is counted, never an error.
+ * Thread: the loop's. */
+#ifndef THUNDER_DAEMON_THUNDERD_CACHE_H
+#define THUNDER_DAEMON_THUNDERD_CACHE_H
+
+#include <stdbool.h>
+
+#include "daemon/common/frame.h"
+
+typedef struct th_cache th_cache;
+
+typedef struct th_cached { /* borrowed until the next call on the cache */
+  const uint8_t *bytes;
+  size_t size;
+  uint8_t sha256[32];
+  double seconds; /* its compile took */
+  bool from_disk;
+} th_cached;
+
+th_status th_cache_open(const char *directory, uint64_t disk_max, uint64_t memory_max, th_cache **out);
+void th_cache_close(th_cache *cache);
+bool th_cache_get(th_cache *cache, const uint8_t digest[32], th_cached *out);
+void th_cache_put(th_cache *cache, const uint8_t digest[32], const uint8_t *bytes, size_t size, double seconds, bool on_disk, th_cached *out);
+void th_cache_clear(th_cache *cache, bool memory_only);
+void th_cache_fill(const th_cache *cache, Thunder__Wire__CacheStatReply *out); /* strings are borrowed */
+uint64_t *th_cache_joined(th_cache *cache);
+
+#endif
