@@ -429,7 +429,7 @@ void th_dim_bounds(const th_context *c, th_dim dim, int64_t *out_min, int64_t *o
 
 static void print_dim(const th_context *c, th_dim dim, th_strbuf *out, bool parenthesize) {
   static const char *const signs[] = {[TH_DIM_ADD] = " + ", [TH_DIM_SUB] = " - ", [TH_DIM_MUL] = "*",
-                                      [TH_DIM_FLOORDIV] = "//", [TH_DIM_MOD] = "%"};
+                                      [TH_DIM_FLOORDIV] = " floordiv ", [TH_DIM_MOD] = " mod "};
   const th_dim_node *n = &c->dims[dim];
   switch (n->kind) {
     case TH_DIM_CONST: th_strbuf_printf(out, "%lld", (long long)n->value); return;
