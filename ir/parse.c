@@ -547,7 +547,7 @@ static void finish(parser *p) { /* what refers forward */
   for (uint32_t o = 0; o < g->n_outputs && !p->status; o++) {
     const th_output *out = &p->t->outputs[o];
     bool of_output = out->kind == TH_OUTPUT_VIEW_OF_OUTPUT, based = out->kind != TH_OUTPUT_FRESH && out->kind != TH_OUTPUT_SAVED;
-    if (based && out->base >= (of_output ? o : g->n_inputs)) FAIL(p, "output %u is based on %s %u", o, of_output ? "output" : "input", out->base);
+    if (based && (out->base >= (of_output ? g->n_outputs : g->n_inputs) || (of_output && p->t->outputs[out->base].kind == TH_OUTPUT_VIEW_OF_OUTPUT))) FAIL(p, "output %u is based on %s %u", o, of_output ? "output" : "input", out->base);
   }
   for (size_t k = 0; k < p->t->n_graphs; k++)
     for (size_t i = 0; i < p->t->graphs[k]->n_ops && !p->status; i++) {

@@ -331,10 +331,11 @@ static th_status decode_op(decoder *d, uint32_t graph, uint32_t number, uint32_t
   if (said > op->n_results) return TH_ERROR(INVALID_ARGUMENT, "%s has %u results, want at most %u", name, said, op->n_results);
   for (uint32_t k = 0; k < said; k++, ++*value) {
     th_type type;
+    d->map[*value] = op->result + k;
+    if (m->value_type[*value] == TH_NONE) continue; /* not said: as inferred */
     TH_TRY(type_at(d, "value_type", m->value_type[*value], &type));
     if (!may_be_equal(d, &type, th_type_of(d->t, op->result + k)))
       return TH_ERROR(INVALID_ARGUMENT, "%s: result %u is said to be %s, but is %s", name, k, type_text(d, &type), type_text(d, th_type_of(d->t, op->result + k)));
-    d->map[*value] = op->result + k;
   }
   return TH_OK;
 }
@@ -395,7 +396,7 @@ static th_status decode_signature(decoder *d) {
     output->kind = (th_output_kind)m->output_kind[i];
     output->base = m->output_base[i];
     bool of_output = output->kind == TH_OUTPUT_VIEW_OF_OUTPUT, based = output->kind != TH_OUTPUT_FRESH && output->kind != TH_OUTPUT_SAVED;
-    if (based && output->base >= (of_output ? i : g->n_inputs)) return BAD("output %u is based on %s %u", i, of_output ? "output" : "input", output->base);
+    if (based && (output->base >= (of_output ? g->n_outputs : g->n_inputs) || (of_output && m->output_kind[output->base] == TH_OUTPUT_VIEW_OF_OUTPUT))) return BAD("output %u is based on %s %u", i, of_output ? "output" : "input", output->base);
     TH_TRY(strides_at(d, "output", i, m->output_strides_begin, m->output_strides, th_type_of(t, g->outputs[i])->rank, &output->strides));
     TH_TRY(dim_at(d, "output_offset", m->output_offset[i], &output->offset));
     if (output->kind == TH_OUTPUT_WRITTEN && t->inputs[output->base].written_by < 0) t->inputs[output->base].written_by = (int32_t)i;

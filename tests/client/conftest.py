@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.insert(0, os.path.join(ROOT, "client"))
+sys.path.append(os.path.join(ROOT, "client"))  # the built package (PYTHONPATH) comes first
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 
