@@ -18,6 +18,7 @@ typedef struct decoder {
   uint32_t *value_graph;   /* graph a value on the wire belongs to */
   uint32_t *first_op, *first_value; /* by graph */
   size_t n_values, n_ops, n_graphs;
+  bool autocast;           /* some op stands in an autocast region: dtypes are as before the pass `autocast` */
 } decoder;
 
 static void *allocate(void *user, size_t size) { return th_arena_alloc(user, size); }
@@ -284,7 +285,7 @@ static const char *type_text(decoder *d, const th_type *type) {
 
 static bool may_be_equal(const decoder *d, const th_type *a, const th_type *b) {
   int64_t x, y;
-  if (a->dtype != b->dtype || a->rank != b->rank) return false;
+  if (a->rank != b->rank || (a->dtype != b->dtype && !d->autocast)) return false;
   for (uint32_t i = 0; i < a->rank; i++)
     if (th_dim_is_const(d->c, a->dims[i], &x) && th_dim_is_const(d->c, b->dims[i], &y) && x != y) return false;
   return true;
@@ -424,6 +425,7 @@ th_status th_trace_decode(th_context *c, const uint8_t *bytes, size_t size, th_t
   TH_TRY(decode_dims(&d));
   TH_TRY(decode_shardings(&d));
   TH_TRY(number_graphs(&d));
+  for (size_t i = 0; i < d.n_ops; i++) d.autocast |= d.m->op_autocast[i] != 0;
   for (uint32_t g = 0; g < d.n_graphs; g++) {
     const char *name;
     TH_TRY(string_at(&d, "graph_name", d.m->graph_name[g], &name));
