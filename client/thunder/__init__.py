@@ -10,7 +10,8 @@ _platform.check()
 from .api import TraceText, compile, compile_stats, dynamo_backend, jit, last_traces  # noqa: E402
 from .errors import CompileError, DaemonError, ThunderError  # noqa: E402
 from .stats import CompileStats  # noqa: E402
+from .train_step import TrainStep, train_step  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["CompileError", "CompileStats", "DaemonError", "ThunderError", "TraceText", "compile", "compile_stats", "dynamo_backend",
-           "jit", "last_traces"]
+__all__ = ["CompileError", "CompileStats", "DaemonError", "ThunderError", "TraceText", "TrainStep", "compile", "compile_stats", "dynamo_backend",
+           "jit", "last_traces", "train_step"]

@@ -27,6 +27,7 @@ class Program:
 
     def __init__(self, data):
         from . import _C
+        _C.set_threads(torch.get_num_threads())
         native = _C.load(data)
         self.plans = {p.name: Plan(p) for p in native.plans}
 

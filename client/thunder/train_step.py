@@ -1,0 +1,295 @@
+"""thunder.train_step: forward, backward, gradient sync, clipping and optimizer as one plan."""
+import os
+import time
+import warnings
+
+import torch
+
+from . import capture, encode, jobs, runtime, wire
+from .errors import CompileError, DaemonError, Unsupported
+from .region import Backend, Settings
+from .signature import Layout, Signature
+from .stats import CompileStats
+
+_HYPERS = {"sgd": ("lr", "momentum", "dampening", "weight_decay"), "adam": ("lr", "betas", "eps", "weight_decay")}
+
+
+class _Compiled:
+    """What the compiler knows of an optimizer: its kind, the state it keeps, the numbers it reads at each step."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.kind = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}.get(type(optimizer), "none")
+        if self.kind == "adam" and any(g.get("decoupled_weight_decay") for g in optimizer.param_groups):
+            self.kind = "adamw"
+        if any(g.get("differentiable") for g in optimizer.param_groups):
+            self.kind = "none"
+
+    def flags(self):
+        """What changes the generated code, for each group."""
+        found = []
+        for group in self.optimizer.param_groups:
+            momentum = bool(group.get("momentum", 0))
+            first = momentum and group.get("dampening", 0) != 0 and not all(
+                self.optimizer.state.get(p, {}).get("momentum_buffer") is not None for p in group["params"] if p.requires_grad)
+            found.append((bool(group.get("nesterov")), momentum, bool(group.get("amsgrad")), bool(group.get("maximize")),
+                          group.get("weight_decay", 0) != 0, first))
+        return tuple(found)
+
+    def state(self, p, group):
+        """The state tensors of a parameter, made where they are missing, as the optimizer itself makes them."""
+        if self.kind == "sgd" and not group["momentum"]:
+            return []
+        state = self.optimizer.state[p]
+        if self.kind == "sgd":
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            return [state["momentum_buffer"]]
+        if "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+        names = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if group["amsgrad"] else [])
+        for name in names:
+            if name not in state:
+                state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return [state["step"], *(state[name] for name in names)]
+
+    def numbers(self):
+        for group in self.optimizer.param_groups:
+            for name in _HYPERS["sgd" if self.kind == "sgd" else "adam"]:
+                value = group[name]
+                for one in value if isinstance(value, (tuple, list)) else (value,):
+                    yield float(one)
+
+
+class _StepRegion:
+    """One captured graph of the step, with a plan for each phase that was needed."""
+
+    def __init__(self, gm, step):
+        self.step, self.gm = step, gm
+        self.states = capture.annotate(gm)
+        self.layout = Layout(gm)
+        if self.layout.recipes[0][0] != "fresh":
+            raise Unsupported("the loss", "is an input or a view; it must be a new tensor")
+        self.exported = capture.export(capture.with_hidden_outputs(gm, [n for n, _ in self.layout.hidden]), states=self.states)
+        problems = encode.check(self.exported)
+        if problems:
+            p = problems[0]
+            raise CompileError(f"{p.operator} cannot be compiled ({p.reason}); thunder.train_step needs the whole step", "UNIMPLEMENTED")
+        self.constants = [tensor for _, tensor in self.exported.constants]
+        self.signature, self.plans = None, {}
+
+    def prepare(self, arguments):
+        owners = {id(p): i for i, group in enumerate(self.step.optimizer.param_groups) for p in group["params"]}
+        self.signature = s = Signature(self.layout, self.exported, [*arguments, *self.constants], True)
+        if not s.differentiated:
+            raise CompileError("the loss does not depend on a parameter that requires grad", "INVALID_ARGUMENT")
+        self.params = []
+        for i, (item, value) in enumerate(zip(s.inputs, arguments)):
+            if item.requires_grad and item.kind == wire.INPUT_PARAMETER and id(value) in owners:
+                self.params.append((i, owners[id(value)]))
+            else:
+                item.requires_grad = False
+        self.loss = s.results[0][1]
+        self.encoded = encode.encode(self.exported, s)
+
+    def plan(self, phase):
+        step = self.step
+        flags = step.known.flags() if step.known.kind != "none" else ()
+        owners = {id(p): i for i, group in enumerate(step.optimizer.param_groups) for p in group["params"]}
+        groups = tuple(owners.get(id(self.arguments[i]), 0) for i, _ in self.params)
+        key = phase, flags, groups, step.clip is not None, step.accumulate > 1 or phase != "update", step.world
+        if key not in self.plans:
+            message = wire.TrainStep(phase=phase, optimizer=step.known.kind, clip=step.clip is not None, accumulates=key[4],
+                                     loss_output=self.loss, param_group=groups if step.known.kind != "none" else ())
+            for nesterov, momentum, amsgrad, maximize, decay, first in flags:
+                message.groups.add(nesterov=nesterov, momentum=momentum, amsgrad=amsgrad, maximize=maximize, weight_decay=decay,
+                                   first_step=first)
+            job = jobs.Job(self.encoded, "train_step", executors=step.executors, world=step.world, train_step=message)
+            program = job.run(step.stats)
+            step.stats.plans += list(program.plans)
+            self.plans[key] = program.plans["step"]
+        return self.plans[key]
+
+    def run(self, phase, arguments, scale):
+        step = self.step
+        self.arguments = arguments
+        plan = self.plan(phase)
+        params = [(arguments[i], step.optimizer.param_groups[g]) for i, g in self.params]
+        given = iter([*arguments, *self.constants])
+        accumulators = iter([step.accumulator(p) for p, _ in params])
+        update = phase != "accumulate"
+        known = step.known if update and step.known.kind != "none" else None
+        states = iter([t for p, group in params for t in known.state(p, group)] if known else ())
+        numbers = iter([*(known.numbers() if known else ()), *([float(step.clip)] if step.clip is not None else ()), scale])
+        inputs = []
+        for kind in plan.input_kinds:
+            inputs.append(runtime.draw_seed() if kind == wire.INPUT_SEED else 0 if kind == wire.INPUT_OFFSET
+                          else next(accumulators) if kind == wire.INPUT_ACCUMULATOR else next(states) if kind == wire.INPUT_STATE
+                          else next(numbers) if kind == wire.INPUT_HYPER else next(given))
+        made = plan.run(inputs)
+        n = 0 if phase == "flush" else len(self.signature.outputs)
+        if update and step.clip is not None:
+            step.grad_norm = made[n]
+        if update and step.known.kind == "none":
+            for position, (kind, base) in enumerate(zip(plan.output_kinds, plan.output_bases)):
+                if kind == wire.OUTPUT_GRADIENT:
+                    arguments[base].grad = made[position]
+            step.optimizer.step()
+            for p, _ in params:
+                p.grad = None
+        elif update:
+            for p, _ in params:
+                torch.autograd.graph.increment_version(p)
+        return made
+
+    def __call__(self, *arguments):
+        with torch.no_grad():
+            return self._call(arguments)
+
+    def _call(self, arguments):
+        step = self.step
+        if self.signature is None:
+            self.prepare(arguments)
+            step.stats.regions += 1
+        step.begin()
+        step.pending += 1
+        last = step.pending >= step.accumulate
+        made = self.run("update" if last else "accumulate", arguments, 1.0 / step.accumulate)
+        step.flushable = (self, arguments)
+        if last:
+            step.pending = 0
+        step.stats.calls += 1
+        signature, results = self.signature, []
+        for i, output in enumerate(signature.outputs):
+            if output.replaces is not None:
+                arguments[output.replaces].copy_(made[i])
+            elif output.kind == wire.OUTPUT_VIEW_OF_INPUT:
+                made[i] = runtime._view(arguments[output.base], output, None)
+            elif output.kind == wire.OUTPUT_WRITTEN:
+                torch.autograd.graph.increment_version(arguments[output.base])
+        for i, output in enumerate(signature.outputs):
+            if output.kind == wire.OUTPUT_VIEW_OF_OUTPUT:
+                made[i] = runtime._view(made[output.base], output, None)
+        for kind, which in signature.results:
+            results.append(made[which] if kind == "output" else arguments[which].detach() if kind == "input" else which)
+        return results
+
+
+class _StepBackend:
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, gm, example_inputs, **_):
+        started = time.perf_counter()
+        try:
+            return _StepRegion(gm, self.step)
+        except (CompileError, DaemonError, Unsupported) as error:
+            raised = error if not isinstance(error, Unsupported) else CompileError(
+                f"{error.operator} cannot be compiled ({error.reason}); thunder.train_step needs the whole step", "UNIMPLEMENTED")
+
+            def fail(*_):
+                raise raised
+            return fail
+        finally:
+            self.step.stats.seconds["capture"] += time.perf_counter() - (self.step.stats.called_at or started)
+            self.step.stats.called_at = None
+
+
+class TrainStep:
+    """What thunder.train_step returns; see there."""
+
+    def __init__(self, model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors):
+        if precision not in (None, "f32", "f64", "bf16-mixed"):
+            raise ValueError(f"precision={precision!r}: want None (as the parameters are) or 'bf16-mixed'")
+        if parallel not in (None, "ddp"):
+            raise ValueError(f"parallel={parallel!r}: this version knows None and 'ddp'")
+        if not isinstance(accumulate, int) or accumulate < 1:
+            raise ValueError(f"accumulate={accumulate!r}: want a number of micro-batches, at least 1")
+        self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
+        self.clip, self.accumulate, self.executors = clip_grad_norm, accumulate, executors
+        self.world = int(os.environ.get("WORLD_SIZE") or 1)
+        self.stats = CompileStats()
+        self.known = _Compiled(optimizer)
+        self.grad_norm, self.pending, self.flushable = None, 0, None
+        self._accumulators, self._begun = {}, self.world == 1
+        if self.known.kind == "none":
+            warnings.warn(f"thunder: {type(optimizer).__name__} runs in eager PyTorch after the plan", stacklevel=3)
+
+        def forward(*args, **kwargs):
+            if precision == "bf16-mixed":
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    out = model(*args, **kwargs) if loss_fn is None else loss_fn(model(*args[:-1], **kwargs), args[-1])
+            else:
+                out = model(*args, **kwargs) if loss_fn is None else loss_fn(model(*args[:-1], **kwargs), args[-1])
+            loss = out["loss"] if isinstance(out, dict) else out[0] if isinstance(out, (tuple, list)) else out
+            return loss, out
+        self._forward = capture.compiler(forward, _StepBackend(self), True, False)
+        self._eval = capture.compiler(lambda *args, **kwargs: forward(*args, **kwargs)[1],
+                                      Backend(Settings(True, executors), self.stats), True, False)
+
+    @property
+    def _thunder_stats(self):
+        return self.stats
+
+    @property
+    def compile_stats(self):
+        return self.stats
+
+    def begin(self):
+        """All ranks start from rank 0's parameters and buffers."""
+        if self._begun:
+            return
+        from . import _C
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            whole = tensor.detach().contiguous()
+            _C.broadcast(whole)
+            if whole.data_ptr() != tensor.data_ptr():
+                tensor.detach().copy_(whole)
+        self._begun = True
+
+    def accumulator(self, p):
+        if self.accumulate == 1:
+            return None
+        if id(p) not in self._accumulators:
+            self._accumulators[id(p)] = torch.zeros_like(p, requires_grad=False, memory_format=torch.preserve_format)
+        return self._accumulators[id(p)]
+
+    def __call__(self, *args, **kwargs):
+        """One micro-batch. Returns what loss_fn (or the model) returned, detached; the loss is this rank's."""
+        self.stats.called_at = time.perf_counter()
+        with torch.enable_grad():
+            return self._forward(*args, **kwargs)[1]
+
+    def flush(self):
+        """Updates from the micro-batches since the last update, if there are any; the gradients are their average."""
+        if not self.pending:
+            return
+        region, arguments = self.flushable
+        with torch.no_grad():
+            region.run("flush", arguments, 1.0 / self.pending)
+        self.pending = 0
+
+    def eval(self, *args, **kwargs):
+        """The forward part alone, without gradients and without an update, in the model's present mode."""
+        with torch.no_grad():
+            return self._eval(*args, **kwargs)
+
+
+def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1, precision=None, parallel=None, executors=None):
+    """A training step as one plan: forward, backward, gradient sync over the job's ranks, clipping, optimizer.
+
+    Args:
+        model: module; without loss_fn, `model(*batch)` gives the loss.
+        optimizer: SGD, Adam or AdamW are part of the plan; any other runs in eager PyTorch on `.grad` after it, said once.
+        loss_fn: called as loss_fn(model(*batch[:-1]), batch[-1]). It may return the loss, a tuple that begins with it, or a
+            dict with the key "loss"; what it returns comes back whole.
+        clip_grad_norm: largest global 2-norm of the gradients; `step.grad_norm` is the norm before clipping.
+        accumulate: micro-batches per update. Each call is one; gradients are averaged. `step.flush()` takes a partial tail.
+        precision: None, or "bf16-mixed" (autocast with parameters in f32).
+        parallel: None or "ddp": the ranks that thunderrun started (WORLD_SIZE) average their gradients.
+        executors: names in order of priority.
+
+    Returns a TrainStep: call it with a batch. The optimizer's state is the tensors in `optimizer.state[p]`, and the numbers
+    in `param_groups` are read at each call. Raises CompileError when the step cannot be compiled as a whole.
+    """
+    return TrainStep(model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors)
