@@ -1,0 +1,109 @@
+"""thunderrun and thunder-step, live: environment, output, failures, orphans, two ranks that train."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+pytestmark = pytest.mark.quick
+HERE = os.path.dirname(os.path.abspath(__file__))
+RUN = [os.path.join(os.environ.get("THUNDER_BIN", ""), "thunderrun")]
+
+
+def run(*args, timeout=90, **options):
+    env = dict(os.environ, PYTHON_EXEC=sys.executable)
+    return subprocess.run([*RUN, *map(str, args)], env=env, capture_output=True, text=True, timeout=timeout, **options)
+
+
+def of_job(tag):
+    """Processes, zombies aside, whose environment carries THUNDER_TEST=tag."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                mine = f"THUNDER_TEST={tag}".encode() in f.read().split(b"\0")
+            with open(f"/proc/{pid}/stat") as f:
+                mine = mine and f.read().rsplit(")", 1)[1].split()[0] != "Z"
+        except OSError:
+            continue
+        if mine:
+            found.append(int(pid))
+    return found
+
+
+def script(tmp_path, text):
+    path = tmp_path / "script.py"
+    path.write_text(text)
+    return path
+
+
+def test_environment_and_output(tmp_path):
+    done = run("-n", 2, script(tmp_path, "import os\nprint(*(os.environ[k] for k in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE')), os.getcwd())"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [f"0 0 2 2 {tmp_path}", f"1 1 2 2 {tmp_path}"]
+
+
+def test_one_rank_inherits_stdin(tmp_path):
+    done = run(script(tmp_path, "print(input() + '!')"), input="hello\n")
+    assert done.stdout == "hello!\n"
+
+
+def test_a_failing_rank_ends_the_others(tmp_path):
+    started = time.time()
+    done = run("-n", 2, script(tmp_path, "import os, sys, time\nif os.environ['RANK'] == '1':\n  print('no such thing')\n  sys.exit(7)\ntime.sleep(60)"))
+    assert done.returncode == 7 and time.time() - started < 20
+    assert "rank 1 failed with exit code 7" in done.stderr and "no such thing" in done.stderr
+
+
+def test_wrong_use():
+    assert run("-n", "x", "a.py").returncode == 2
+    assert "cannot read" in run("nosuch.py").stderr
+    assert run("-n", 2, "./nosuch").returncode == 127
+
+
+@pytest.mark.parametrize("victim", ["thunderrun", "thunder-step"])
+def test_no_orphans_after_kill(tmp_path, victim):
+    tag = f"{victim}-{os.getpid()}"
+    path = script(tmp_path, "import os, signal, subprocess, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+                            "subprocess.Popen(['setsid', 'sleep', '100'])\nopen(f\"ready{os.environ['RANK']}\", 'w').close()\ntime.sleep(100)")
+    p = subprocess.Popen([*RUN, "-n", "2", str(path)], cwd=tmp_path, env=dict(os.environ, PYTHON_EXEC=sys.executable, THUNDER_TEST=tag))
+    deadline = time.time() + 30
+    while not ((tmp_path / "ready0").exists() and (tmp_path / "ready1").exists()):
+        assert time.time() < deadline
+        time.sleep(0.05)
+    if victim == "thunderrun":
+        os.kill(p.pid, signal.SIGKILL)
+    else:
+        step = [pid for pid in of_job(tag) if open(f"/proc/{pid}/comm").read().strip() == "thunder-step"]
+        os.kill(step[0], signal.SIGKILL)
+    p.wait()
+    time.sleep(2)
+    assert of_job(tag) == []
+
+
+def test_mpi_works_in_the_ranks(tmp_path):
+    done = run("-n", 2, script(tmp_path, "import torch, os\nfrom thunder import _C\nt = torch.full((3,), float(os.environ['RANK']) + 1)\n_C.broadcast(t)\nprint(t.tolist())"))
+    assert done.stdout.splitlines() == ["[1.0, 1.0, 1.0]"] * 2, done.stderr
+
+
+def test_two_ranks_train_as_one(tmp_path):
+    done = run("-n", 2, os.path.join(HERE, "two_ranks.py"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(11, 8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 11)).double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(20):
+        x, y = torch.randint(0, 11, (4, 6), generator=generator), torch.randint(0, 11, (4, 6), generator=generator)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+    for rank in range(2):
+        for name, value in torch.load(tmp_path / f"rank{rank}.pt").items():
+            torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-9, atol=1e-9)
