@@ -3,7 +3,6 @@
 #   make test        everything (about 25 minutes on 2 cores); make test-quick: 2 minutes
 #   make bench       eager, torch.compile and Thunder side by side
 #   make docs        docs/build/index.html
-#   make dist        dist/: a relocatable bundle and a wheel
 # VENV=DIR uses another Python environment than .venv; BUILD=DIR another build folder; NO_APT=1 installs no system package.
 BUILD ?= build
 VENV ?= .venv
@@ -13,7 +12,7 @@ export PYTHONPATH := $(abspath $(BUILD))/python
 export THUNDER_BIN := $(abspath $(BUILD))/bin
 PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider
 
-.PHONY: all setup build demo test test-quick bench docs dist soak format clean
+.PHONY: all setup build demo test test-quick bench docs format clean
 all: build
 
 setup:
@@ -40,12 +39,6 @@ bench: build
 
 docs: build
 	$(PYTHON) -m sphinx -q -b html docs docs/build
-
-dist: build
-	deploy/dist.sh $(BUILD) dist
-
-soak: build
-	$(PYTHON) tests/soak/soak.py $(ARGS)
 
 format:
 	git ls-files '*.c' '*.h' | xargs clang-format-14 -i

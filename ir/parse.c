@@ -504,7 +504,9 @@ static void graph_block(parser *p) {
 
 static void symbol_line(parser *p) {
   th_symbol s = {.min = 0, .max = -1, .multiple = 1};
-  expect(p, "s");
+  skip(p);
+  if (p->at < p->end && *p->at == 's') p->at++;
+  else FAIL(p, "a symbol is called s and its number");
   if (!p->status && (uint64_t)number(p) != th_symbol_count(p->c)) FAIL(p, "symbols are numbered in order");
   expect(p, "=");
   if (accept(p, "size(")) {
