@@ -101,8 +101,9 @@ def batch(data, step, rank, rows, length):
     return (torch.stack([data[i:i + length] for i in at]), torch.stack([data[i + 1:i + 1 + length] for i in at]))
 
 
-def rate(step, steps, top):
-    return top * min(1.0, (step + 1) / 50) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+def rate(step, progress, top):
+    """Learning rate: 50 steps of warm-up, then a cosine down to a twentieth."""
+    return top * min(1.0, (step + 1) / 50) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 def held_out(evaluate, data, length, rows=16, batches=12):
@@ -127,13 +128,13 @@ def sample(model, length, text, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--seconds", type=float, default=200, help="stop training after this time")
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--seconds", type=float, default=240, help="stop training after this time")
     parser.add_argument("--rows", type=int, default=16, help="rows of a step, over all ranks")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--check", action="store_true", help="train the same seeds in eager PyTorch and compare")
     parser.add_argument("--out", default="train_gpt.png")
     options = parser.parse_args()
@@ -149,10 +150,10 @@ def main():
     rows, losses, started, warm = options.rows // WORLD, [], time.time(), None
     bar = tqdm(range(options.steps), disable=RANK != 0, mininterval=2, file=sys.stdout)
     done = 0
-    stop = torch.zeros(1)
+    spent = torch.zeros(1)  # part of the time that is over, by rank 0's clock
     for i in bar:
         for group in optimizer.param_groups:
-            group["lr"] = rate(i, options.steps, options.lr)
+            group["lr"] = rate(i, max(i / options.steps, float(spent)), options.lr)
         losses.append(step(*batch(train, i, RANK, rows, options.length)).item())
         done = i + 1
         warm = warm or time.time()
@@ -160,9 +161,9 @@ def main():
             speed = i * options.rows * options.length / (time.time() - warm)
             bar.set_postfix_str(f"loss {sum(losses[-10:]) / 10:.3f}, {speed:.0f} tokens/s")
         if i % 10 == 9 and not options.check:  # rank 0's clock decides for all
-            stop[0] = time.time() - started > options.seconds
-            thunder._C.broadcast(stop)
-            if stop[0]:
+            spent[0] = (time.time() - started) / options.seconds
+            thunder._C.broadcast(spent)
+            if spent >= 1:
                 break
     bar.close()
     if RANK:
@@ -175,7 +176,7 @@ def main():
         other = torch.optim.AdamW(eager.parameters(), lr=options.lr, weight_decay=0.1)
         for i in tqdm(range(done), mininterval=2, file=sys.stdout):
             for group in other.param_groups:
-                group["lr"] = rate(i, options.steps, options.lr)
+                group["lr"] = rate(i, i / options.steps, options.lr)
             other.zero_grad()
             parts = [batch(train, i, r, rows, options.length) for r in range(WORLD)]
             x, y = (torch.cat(p) for p in zip(*parts))
