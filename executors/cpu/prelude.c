@@ -1,4 +1,5 @@
 #include "executors/cpu/cpu.h"
+#include "executors/philox.h"
 
 /* Helpers of generated kernels. Approximations of f32 functions are branch-free so that loops over them vectorize; errors
  * are below 2 units in the last place (tests/unit/cpu_test.c). exp, log, tanh after Cephes (S. Moshier); erf after
@@ -43,13 +44,6 @@ const char th_cpu_prelude[] =
     "  r = __builtin_copysignf(1.0f - th_expf(r), a);\n"
     "  float q = -5.96761703e-4f; q = q * s + 4.99119423e-3f; q = q * s + -2.67681349e-2f; q = q * s + 1.12819925e-1f; q = q * s + -3.76125336e-1f; q = q * s + 1.28379166e-1f;\n"
     "  q = q * a + a; return t > 0.927734375f ? r : q;\n}\n"
-    "static inline double th_uniform(uint64_t seed, uint64_t offset, uint64_t tag, uint64_t i) {\n"
-    "  uint32_t c0 = (uint32_t)i, c1 = (uint32_t)(i >> 32) ^ (uint32_t)(offset >> 32), c2 = (uint32_t)tag, c3 = (uint32_t)offset, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);\n"
-    "  for (int r = 0; r < 10; r++) {\n"
-    "    uint64_t p = (uint64_t)0xD2511F53u * c0, q = (uint64_t)0xCD9E8D57u * c2;\n"
-    "    uint32_t n0 = (uint32_t)(q >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p >> 32) ^ c3 ^ k1; c0 = n0; c1 = (uint32_t)q; c2 = n2; c3 = (uint32_t)p;\n"
-    "    k0 += 0x9E3779B9u; k1 += 0xBB67AE85u;\n  }\n"
-    "  return (double)((uint64_t)c0 << 21 ^ (uint64_t)(c1 >> 11)) * 0x1p-53;\n}\n"
-    "static inline float th_uniform_f(uint64_t seed, uint64_t offset, uint64_t tag, uint64_t i) { return (float)((uint32_t)(th_uniform(seed, offset, tag, i) * 16777216.0)) * 0x1p-24f; }\n"
+    TH_QUOTE(TH_PHILOX) "\n"
     "#define TH_DIV_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : (y) == (T)-1 ? (T)(0 - (uint64_t)(x)) : (T)((x) / (y)))\n"
     "#define TH_REM_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : (y) == (T)-1 ? (T)0 : (T)((x) % (y)))\n";
