@@ -45,9 +45,9 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.ln, self.head = nn.LayerNorm(width), nn.Linear(width, 256, bias=False)
         self.head.weight = self.token.weight
-        for p in self.parameters():
-            if p.dim() > 1:
-                nn.init.normal_(p, std=0.02)
+        for name, p in self.named_parameters():
+            if p.dim() > 1:  # what adds to the residual stream starts smaller, by the number of additions
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * layers) if name.endswith(("proj.weight", "down.weight")) else 0.02)
 
     def forward(self, x):
         h = self.token(x) + self.position(torch.arange(x.shape[1]))
@@ -93,6 +93,12 @@ def byte_model(train, held, order):
                 p = (counts[n][context][test[i]] + kinds * p) / (total + kinds)
         nats -= math.log(p)
     return nats / (len(test) - order)
+
+
+def make_optimizer(model, lr):
+    """AdamW; biases and norms are not decayed."""
+    matrices, others = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
+    return torch.optim.AdamW([dict(params=matrices, weight_decay=0.1), dict(params=others, weight_decay=0.0)], lr=lr, betas=(0.9, 0.95))
 
 
 def batch(data, step, rank, rows, length):
@@ -145,7 +151,7 @@ def main():
     torch.manual_seed(0)
     model = GPT(options.layers, options.width, 4, options.length)
     eager = copy.deepcopy(model) if options.check else None
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.1)
+    optimizer = make_optimizer(model, options.lr)
     step = thunder.train_step(model, optimizer, loss_fn, clip_grad_norm=1.0, parallel="ddp" if WORLD > 1 else None)
     rows, losses, started, warm = options.rows // WORLD, [], time.time(), None
     bar = tqdm(range(options.steps), disable=RANK != 0, mininterval=2, file=sys.stdout)
@@ -173,7 +179,7 @@ def main():
     print(thunder.compile_stats(step))
     print(f"held-out loss {loss:.3f} nats a byte")
     if options.check:
-        other = torch.optim.AdamW(eager.parameters(), lr=options.lr, weight_decay=0.1)
+        other = make_optimizer(eager, options.lr)
         for i in tqdm(range(done), mininterval=2, file=sys.stdout):
             for group in other.param_groups:
                 group["lr"] = rate(i, i / options.steps, options.lr)
