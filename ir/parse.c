@@ -534,6 +534,18 @@ static void symbol_line(parser *p) {
   else th_symbol_add(p->c, s);
 }
 
+/* A backward half: its gradients are numbered by the inputs of the forward half. */
+static bool is_backward_half(const th_trace *t) {
+  const th_graph *g = t->graphs[0];
+  bool found = false;
+  for (uint32_t i = 0; i < g->n_inputs; i++) {
+    th_input_kind kind = t->inputs[i].kind;
+    if (kind != TH_INPUT_SAVED && kind != TH_INPUT_TANGENT && kind != TH_INPUT_SEED && kind != TH_INPUT_OFFSET) return false;
+    found |= kind == TH_INPUT_TANGENT;
+  }
+  return found;
+}
+
 static void finish(parser *p) { /* what refers forward */
   const th_graph *g = p->t->n_graphs ? p->t->graphs[0] : NULL;
   if (!g) {
@@ -549,6 +561,7 @@ static void finish(parser *p) { /* what refers forward */
   for (uint32_t o = 0; o < g->n_outputs && !p->status; o++) {
     const th_output *out = &p->t->outputs[o];
     bool of_output = out->kind == TH_OUTPUT_VIEW_OF_OUTPUT, based = out->kind != TH_OUTPUT_FRESH && out->kind != TH_OUTPUT_SAVED;
+    if (out->kind == TH_OUTPUT_GRADIENT && is_backward_half(p->t)) continue;
     if (based && (out->base >= (of_output ? g->n_outputs : g->n_inputs) || (of_output && p->t->outputs[out->base].kind == TH_OUTPUT_VIEW_OF_OUTPUT))) FAIL(p, "output %u is based on %s %u", o, of_output ? "output" : "input", out->base);
   }
   for (size_t k = 0; k < p->t->n_graphs; k++)

@@ -15,6 +15,7 @@ class Plan:
         self.input_kinds = list(native.input_kinds)
         self.output_kinds = list(native.output_kinds)
         self.output_bases = list(native.output_bases)
+        self.unseeded = wire.INPUT_SEED not in self.input_kinds
 
     def run(self, inputs):
         """Tensors (and ints) in, in the plan's order; a list with a tensor for each fresh, gradient or saved output and
@@ -60,12 +61,13 @@ class Executor:
                               enumerate(zip(self.backward_plan.output_kinds, self.backward_plan.output_bases))
                               if kind == wire.OUTPUT_GRADIENT]
 
-    def run_forward(self, inputs):
-        """(outputs, saved)"""
+    def run_forward(self, inputs, seed=None):
+        """(outputs, saved). `seed` is drawn where the plan takes one and none is given."""
         if not self.plain:
+            seed = draw_seed() if seed is None else seed
             given, inputs = iter(inputs), []
             for kind in self.forward_plan.input_kinds:
-                inputs.append(draw_seed() if kind == wire.INPUT_SEED else _ZERO if kind == wire.INPUT_OFFSET else next(given))
+                inputs.append(seed if kind == wire.INPUT_SEED else _ZERO if kind == wire.INPUT_OFFSET else next(given))
         made = self.forward_plan.run(inputs)
         for i, count in self.bumped:
             output = self.signature.outputs[i]
@@ -74,11 +76,13 @@ class Executor:
                 torch.autograd.graph.increment_version(tensor)
         return made, [made[i] for i in self.saved]
 
-    def run_backward(self, saved, tangents):
-        """Gradients by position of the input; None where there is none."""
+    def run_backward(self, saved, tangents, seed):
+        """Gradients by position of the input; None where there is none. `seed` is the forward half's: what it drew is drawn
+        again, not saved."""
         inputs, kept, given = [], iter(saved), iter(tangents)
         for kind in self.backward_plan.input_kinds:
-            inputs.append(next(kept) if kind == wire.INPUT_SAVED else next(given))
+            inputs.append(next(kept) if kind == wire.INPUT_SAVED else seed if kind == wire.INPUT_SEED else
+                          _ZERO if kind == wire.INPUT_OFFSET else next(given))
         made = self.backward_plan.run(inputs)
         gradients = [None] * len(self.signature.inputs)
         for position, base in self.gradients:
@@ -91,7 +95,8 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, executor, *inputs):
-        made, saved = executor.run_forward(inputs)
+        ctx.seed = None if executor.backward_plan.unseeded and executor.forward_plan.unseeded else draw_seed()
+        made, saved = executor.run_forward(inputs, ctx.seed)
         ctx.executor = executor
         ctx.set_materialize_grads(False)
         ctx.integers = [None if isinstance(s, torch.Tensor) else s for s in saved]
@@ -111,7 +116,7 @@ class _Function(torch.autograd.Function):
         wanted = [g for i, g in zip(executor.fresh, grads) if i in executor.tangents]
         tangents = [torch.zeros(shape, dtype=dtype) if g is None else g.to(dtype).contiguous()
                     for g, (shape, dtype) in zip(wanted, ctx.shapes)]
-        return (None, *executor.run_backward(saved, tangents))
+        return (None, *executor.run_backward(saved, tangents, ctx.seed))
 
 
 def call(executor, inputs):

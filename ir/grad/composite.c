@@ -93,10 +93,17 @@ void th__vjp_batch_norm(th_vjp *v) {
   uint32_t n = 0;
   for (uint32_t i = 0; i < t.rank; i++)
     if (i != 1) dims[n++] = i;
-  th_value mean = th_broadcast(B, v->out + 1, t.dims, t.rank, &channel), rstd = th_broadcast(B, v->out + 2, t.dims, t.rank, &channel);
+  bool running = v->op->kind == TH_OP_torch_batch_norm_no_training;
+  th_value mean = v->out + 1, rstd = v->out + 2;
+  if (running) {
+    mean = th_convert(B, v->in[3], t.dtype);
+    rstd = th_rsqrt(B, th_add_scalar(B, th_convert(B, v->in[4], t.dtype), th_attr_float(th_ctx(B), v->op, "eps")));
+  }
+  mean = th_broadcast(B, mean, t.dims, t.rank, &channel);
+  rstd = th_broadcast(B, rstd, t.dims, t.rank, &channel);
   th_value xhat = th_mul(B, th_sub(B, x, mean), rstd), gw = g;
   if (v->in[1] != TH_NO_VALUE) gw = th_mul(B, g, th_broadcast(B, th_convert(B, v->in[1], t.dtype), t.dims, t.rank, &channel));
-  if (th_vjp_want(v, 0)) give(v, 0, th_attr_bool(v->op, "training") ? through_statistics(v, gw, xhat, rstd, dims, n, true) : th_mul(B, gw, rstd));
+  if (th_vjp_want(v, 0)) give(v, 0, !running && th_attr_bool(v->op, "training") ? through_statistics(v, gw, xhat, rstd, dims, n, true) : th_mul(B, gw, rstd));
   if (th_vjp_want(v, 1)) give(v, 1, th_reduce(B, TH_OP_reduce_sum, th_mul(B, g, xhat), dims, n, false));
   if (th_vjp_want(v, 2)) give(v, 2, th_reduce(B, TH_OP_reduce_sum, g, dims, n, false));
 }

@@ -122,6 +122,7 @@ static void batch_norm(th_rule *r, bool training, th_value running_mean, th_valu
   th_builder *b = r->b;
   th_type t = th_rule_type(b, r->in[0]);
   double eps = th_rule_float(r, "eps"), momentum = th_rule_float(r, "momentum");
+  bool updates = training && running_mean != TH_NO_VALUE && running_var != TH_NO_VALUE;
   if (t.rank < 2) th_rule_fail(r, "input has rank %u, want 2 or more", t.rank);
   if (!th_dtype_is_float(t.dtype)) th_rule_fail(r, "wants floating point, got %s", th_dtype_name(t.dtype));
   if (!training && (running_mean == TH_NO_VALUE || running_var == TH_NO_VALUE)) th_rule_fail(r, "evaluation needs running statistics");
@@ -144,9 +145,9 @@ static void batch_norm(th_rule *r, bool training, th_value running_mean, th_valu
   if (!functional) return;
   th_rule_return(r, mean);
   th_rule_return(r, rstd);
-  if (!training || b->status) {
-    th_rule_return(r, running_mean);
-    th_rule_return(r, running_var);
+  if (!updates || b->status) {
+    if (running_mean != TH_NO_VALUE) th_rule_return(r, running_mean);
+    if (running_var != TH_NO_VALUE) th_rule_return(r, running_var);
     return;
   }
   /* running = (1 - momentum) * running + momentum * batch; the variance there is the unbiased one. */
@@ -172,4 +173,13 @@ void th__lower_batch_norm(th_rule *r) {
 
 void th__lower_batch_norm_functional(th_rule *r) {
   batch_norm(r, th_rule_bool(r, "training"), r->in[3], r->in[4], true);
+}
+
+void th__lower_batch_norm_no_stats(th_rule *r) { batch_norm(r, true, TH_NO_VALUE, TH_NO_VALUE, true); }
+
+void th__lower_batch_norm_no_training(th_rule *r) { /* the statistics are results in name only: ATen's are empty */
+  th_dtype wide = th_dtype_compute(th_dtype_of(r->b, r->in[0]));
+  th_dim none = th_k(r->b, 0);
+  batch_norm(r, false, r->in[3], r->in[4], false);
+  for (int i = 0; i < 2 && !r->b->status; i++) th_rule_return(r, th_broadcast(r->b, th_const(r->b, 0, wide), &none, 1, NULL));
 }
