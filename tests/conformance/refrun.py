@@ -63,7 +63,8 @@ def as_bytes(t):
     return bytes(t.view(-1).view(torch.uint8).numpy()) if t.numel() else b""
 
 
-INPUT = re.compile(r"^  %\d+ : (\w+)\[([^\]]*)\](?: host)?(?: strides\([^)]*\))?(?: \w+\([^)]*\))? (\w+)(?:(.*)//\s*(\S+).*)?", re.M)
+INPUT = re.compile(r"^  %\d+ : (\w+)\[([^\]]*)\]([^/]*)(?://\s*(\S+))?")
+KIND = re.compile(r"\b(user|parameter|buffer|state|hyper|seed|offset|integer|tangent|accumulator|saved)\b")
 
 
 def inputs_of(text):
@@ -76,7 +77,7 @@ def inputs_of(text):
             break
         m = INPUT.match(line)
         sizes = [int(s) if s.isdigit() else s for s in m[2].replace(" ", "").split(",") if s]
-        found.append((m[5], DTYPES[m[1]], sizes, m[3]))
+        found.append((m[4], DTYPES[m[1]], sizes, KIND.search(m[3])[1]))
     return found
 
 
