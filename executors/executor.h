@@ -26,11 +26,11 @@ typedef struct th_library_call {
 typedef struct th_executor {
   const char *name; /* "cpu" */
 
-  /* Does this executor want the torch-level composite whole (claim)? NULL: none. A composite it keeps becomes a region op
-   * (fusion or library) by `claim`; `op` is unclaimed. */
-  bool (*keeps)(const th_options *options, const th_trace *trace, const th_op *op);
+  /* Does this executor want the torch-level composite `op` whole, as one library call? Fills *out (context memory). NULL or
+   * false: no. The pass `claim` makes a library op of it whose body is the composite's lowering. */
+  bool (*claims)(const th_options *options, const th_trace *trace, const th_op *op, th_library_call *out);
 
-  /* Can the prim (or kept composite) be one library call; fills *out (context memory). NULL or false: no. */
+  /* Can the prim be one library call; fills *out (context memory). NULL or false: no. */
   bool (*library)(const th_options *options, const th_trace *trace, const th_op *op, th_library_call *out);
   /* May operand `operand` of the library op be read as it lies with `strides`? NULL: anything goes. */
   bool (*library_takes)(const th_trace *trace, const th_op *op, uint32_t operand, const th_dim *strides);
@@ -51,6 +51,10 @@ typedef struct th_executor {
   th_status (*compile)(const th_options *options, th_arena *arena, const char *source, size_t size, uint8_t **out, size_t *out_size,
                        const char **out_kind);
 } th_executor;
+
+/* Appends the library op for `call` to graph 0 of `trace`; `body` is the graph it computes. */
+th_op *th_library_op(th_trace *trace, uint32_t body, const th_executor *executor, const th_library_call *call, const th_value *operands,
+                     uint32_t n_operands, const th_type *types, uint32_t n_results);
 
 /* By name; NULL when there is none. The one that claimed `op` (op->executor); NULL when nobody did. */
 const th_executor *th_executor_find(const char *name);

@@ -15,7 +15,6 @@ class Plan:
         self.input_kinds = list(native.input_kinds)
         self.output_kinds = list(native.output_kinds)
         self.output_bases = list(native.output_bases)
-        self.unseeded = wire.INPUT_SEED not in self.input_kinds
 
     def run(self, inputs):
         """Tensors (and ints) in, in the plan's order; a list with a tensor for each fresh, gradient or saved output and
@@ -55,6 +54,7 @@ class Executor:
         self.bumped = [(i, o.versions) for i, o in enumerate(signature.outputs) if o.versions and o.replaces is None]
         self.integers = [i for i, item in enumerate(signature.inputs) if item.kind == wire.INPUT_INTEGER]
         self.plain = self.forward_plan.input_kinds == [item.kind for item in signature.inputs]
+        self.seeded = any(wire.INPUT_SEED in plan.input_kinds for plan in program.plans.values())
         if self.backward_plan is not None:
             self.tangents = [i for i in self.fresh if signature.outputs[i].value.dtype.is_floating_point]
             self.gradients = [(i, base) for i, (kind, base) in
@@ -95,7 +95,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, executor, *inputs):
-        ctx.seed = None if executor.backward_plan.unseeded and executor.forward_plan.unseeded else draw_seed()
+        ctx.seed = draw_seed() if executor.seeded else None
         made, saved = executor.run_forward(inputs, ctx.seed)
         ctx.executor = executor
         ctx.set_materialize_grads(False)

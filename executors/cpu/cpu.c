@@ -1,5 +1,7 @@
 #include "executors/cpu/cpu.h"
 
+#include <math.h>
+
 #include "executors/cpu/codegen.h"
 
 static bool plain_dtype(th_dtype d) { return !th_dtype_is_complex(d) && d != TH_DTYPE_f8e4m3 && d != TH_DTYPE_f8e5m2 && d != TH_DTYPE_none; }
@@ -58,6 +60,27 @@ static bool library(const th_options *options, const th_trace *t, const th_op *o
   return true;
 }
 
+/* Attention and its gradient: (batch, heads, length, size) each, one dtype, no mask but the causal one, no dropout. */
+static bool claims(const th_options *options, const th_trace *t, const th_op *op, th_library_call *out) {
+  bool back = op->kind == TH_OP_torch_sdpa_backward;
+  th_context *c = t->context;
+  (void)options;
+  if (op->kind != TH_OP_torch_sdpa && !back) return false;
+  if (op->operands[back ? 6 : 3] != TH_NO_VALUE || (!back && th_attr_float(c, op, "dropout_p") != 0)) return false;
+  const th_type *q = th_type_of(t, op->operands[0]), *k = th_type_of(t, op->operands[1]), *v = th_type_of(t, op->operands[2]);
+  int64_t heads, key_heads, size;
+  if (q->rank != 4 || k->rank != 4 || v->rank != 4 || (q->dtype != TH_DTYPE_f32 && q->dtype != TH_DTYPE_f64) || k->dtype != q->dtype || v->dtype != q->dtype) return false;
+  if (q->dims[0] != k->dims[0] || q->dims[0] != v->dims[0] || k->dims[1] != v->dims[1] || k->dims[2] != v->dims[2] || q->dims[3] != k->dims[3]) return false;
+  if (!th_dim_is_const(c, q->dims[1], &heads) || !th_dim_is_const(c, k->dims[1], &key_heads) || !th_dim_is_const(c, q->dims[3], &size)) return false;
+  if (key_heads < 1 || heads % key_heads || size < 1) return false;
+  if (!back && heads != key_heads && !th_attr_bool(op, "enable_gqa")) return false;
+  th_dim *ints = TH_ARENA_ARRAY(th_context_arena(c), th_dim, 1);
+  ints[0] = th_dim_const(c, th_attr_bool(op, "is_causal"));
+  double scale = back || !th_attr_absent(op, "scale") ? th_attr_float(c, op, "scale") : 1 / sqrt((double)size);
+  *out = (th_library_call){.function = back ? "attention_backward" : "attention", .n_ints = 1, .ints = ints, .alpha = scale};
+  return true;
+}
+
 static bool library_takes(const th_trace *t, const th_op *op, uint32_t k, const th_dim *strides) {
   (void)t, (void)op, (void)k, (void)strides;
   return true; /* the runtime packs what a library cannot walk */
@@ -88,5 +111,5 @@ static const char *prelude(const th_options *options) {
 }
 
 const th_executor th_executor_cpu = {
-    .name = "cpu", .library = library, .library_takes = library_takes, .fusible = fusible, .in_place = in_place, .emit = th_cpu_emit, .prelude = prelude, .compile = th_cpu_compile,
+    .name = "cpu", .claims = claims, .library = library, .library_takes = library_takes, .fusible = fusible, .in_place = in_place, .emit = th_cpu_emit, .prelude = prelude, .compile = th_cpu_compile,
 };

@@ -1,5 +1,6 @@
 #include "executors/cpu/cpu.h"
 #include "executors/philox.h"
+#include "executors/vector_math.h"
 
 /* Helpers of generated kernels. Approximations of f32 functions are branch-free so that loops over them vectorize; errors
  * are below 2 units in the last place (tests/unit/cpu_test.c). exp, log, tanh after Cephes (S. Moshier); erf after
@@ -7,8 +8,7 @@
 const char th_cpu_prelude[] =
     "#include <math.h>\n#include <stdint.h>\n#include <string.h>\n#include <stddef.h>\n"
     "typedef struct th_kernel_context { int32_t threads, rank, world; } th_kernel_context;\n"
-    "static inline float th_bits_f(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }\n"
-    "static inline uint32_t th_f_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }\n"
+    TH_QUOTE(TH_BITS) "\n"
     "static inline float th_load_bf16(uint16_t x) { return th_bits_f((uint32_t)x << 16); }\n"
     "static inline uint16_t th_store_bf16(float x) { uint32_t u = th_f_bits(x); uint32_t r = (u + 0x7fff + (u >> 16 & 1)) >> 16; return x != x ? 0x7fc0 : (uint16_t)r; }\n"
     "static inline float th_load_f16(uint16_t h) { _Float16 x; memcpy(&x, &h, 2); return (float)x; }\n"
@@ -19,13 +19,7 @@ const char th_cpu_prelude[] =
     "#pragma omp declare reduction(thmin : float : omp_out = TH_MIN(omp_out, omp_in)) initializer(omp_priv = INFINITY)\n"
     "#pragma omp declare reduction(thmax : double : omp_out = TH_MAX(omp_out, omp_in)) initializer(omp_priv = -INFINITY)\n"
     "#pragma omp declare reduction(thmin : double : omp_out = TH_MIN(omp_out, omp_in)) initializer(omp_priv = INFINITY)\n"
-    "static inline float th_expf(float x) {\n"
-    "  float c = x > 88.7228f ? 88.7228f : x < -87.3365f ? -87.3365f : x;\n"
-    "  float n = __builtin_rintf(c * 1.44269504f), r = c - n * 0.693359375f; r = r - n * -2.12194440e-4f;\n"
-    "  float p = 1.9875691500e-4f; p = p * r + 1.3981999507e-3f; p = p * r + 8.3334519073e-3f; p = p * r + 4.1665795894e-2f;\n"
-    "  p = p * r + 1.6666665459e-1f; p = p * r + 5.0000001201e-1f; p = p * r * r + r + 1.0f;\n"
-    "  int32_t k = (int32_t)n, h = k >> 1; float y = p * th_bits_f((uint32_t)(h + 127) << 23) * th_bits_f((uint32_t)(k - h + 127) << 23);\n"
-    "  y = x > 88.7228f ? INFINITY : y; y = x < -87.3365f ? 0.0f : y; return x != x ? x : y;\n}\n"
+    TH_QUOTE(TH_EXPF) "\n"
     "static inline float th_logf(float x) {\n"
     "  uint32_t small = x < 1.17549435e-38f; float v = small ? x * 8388608.0f : x; uint32_t u = th_f_bits(v);\n"
     "  int32_t e = (int32_t)(u >> 23) - 126 - (small ? 23 : 0); float m = th_bits_f((u & 0x7fffff) | 0x3f000000);\n"

@@ -26,7 +26,6 @@ typedef struct th_ref_tensor {
  * of size 0 takes what is left of `world`. Errors: INVALID_ARGUMENT (inputs
  * that do not fit the signature), OUT_OF_RANGE (an index), UNIMPLEMENTED,
  * INTERNAL (a result whose shape is not the one that stands in the trace). */
-th_status th_ref_run(const th_trace *trace, uint32_t world,
-                     const th_ref_tensor *inputs, th_ref_tensor *outputs);
+th_status th_ref_run(const th_trace *trace, uint32_t world, const th_ref_tensor *inputs, th_ref_tensor *outputs);
 
 #endif

@@ -116,11 +116,3 @@ static th_status convolve(const th_library_args *args, which what) {
 th_status th_lib_conv(const th_library_args *args) { return convolve(args, FORWARD); }
 th_status th_lib_conv_grad_x(const th_library_args *args) { return convolve(args, GRAD_X); }
 th_status th_lib_conv_grad_w(const th_library_args *args) { return convolve(args, GRAD_W); }
-
-th_library_fn th_library_find(const char *name) {
-  static const struct { const char *name; th_library_fn fn; } all[] = {
-      {"dot", th_lib_dot}, {"conv", th_lib_conv}, {"conv_grad_x", th_lib_conv_grad_x}, {"conv_grad_w", th_lib_conv_grad_w}};
-  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-    if (!strcmp(all[i].name, name)) return all[i].fn;
-  return NULL;
-}

@@ -10,7 +10,7 @@
 typedef void (*fortran_gemm)(const char *, const char *, const int *, const int *, const int *, const void *, const void *, const int *, const void *, const int *, const void *, void *, const int *);
 typedef void (*batch_gemm)(int, const int *, const int *, const int *, const int *, const int *, const void *, const void **, const int *, const void **, const int *, const void *, void **, const int *, int, const int *);
 
-static struct { const char *name; fortran_gemm s, d; batch_gemm sb, db; } found;
+static struct { const char *name; fortran_gemm s, d; batch_gemm sb, db; int (*threads)(int); } found;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void look(void) {
@@ -18,6 +18,7 @@ static void look(void) {
   if (torch) {
     found.s = (fortran_gemm)dlsym(torch, "sgemm_");
     found.d = (fortran_gemm)dlsym(torch, "dgemm_");
+    found.threads = (int (*)(int))dlsym(torch, "MKL_Set_Num_Threads_Local");
     found.sb = (batch_gemm)dlsym(torch, "cblas_sgemm_batch");
     found.db = (batch_gemm)dlsym(torch, "cblas_dgemm_batch");
     if (found.s && found.d) {
@@ -59,4 +60,9 @@ th_status th_gemm_run(const th_gemm *g) {
   for (int64_t i = 0; i < g->batch; i++) /* column-major: C' = B' A' */
     (f64 ? found.d : found.s)(g->trans_b ? "T" : "N", g->trans_a ? "T" : "N", &n, &m, &k, alpha, g->b[i], &ldb, g->a[i], &lda, beta, g->c[i], &ldc);
   return TH_OK;
+}
+
+int th_gemm_threads(int threads) {
+  pthread_once(&once, look);
+  return found.threads ? found.threads(threads) : 0;
 }

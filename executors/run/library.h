@@ -4,7 +4,10 @@
  *                results: batch, free dimensions of lhs, free dimensions of rhs
  *   conv, conv_grad_x, conv_grad_w
  *                n | stride padding dilation (n each) | groups      operands as the prims in ir/ops.def
- * f32, f64; bf16 through f32. Threads: thread-safe. */
+ *   attention    causal; alpha: factor on the scores      q (batch, heads, length, size), k, v (batch, key heads, keys, size);
+ *                results: out, log-sum-exp of each row of scores (batch, heads, length)
+ *   attention_backward   the same; operands q, k, v, out, log-sum-exp, gradient of out; results: gradients of q, k, v
+ * f32, f64; bf16 through f32, attention not. Threads: thread-safe. */
 #ifndef THUNDER_EXECUTORS_RUN_LIBRARY_H
 #define THUNDER_EXECUTORS_RUN_LIBRARY_H
 
@@ -36,6 +39,8 @@ th_status th_lib_dot(const th_library_args *args);
 th_status th_lib_conv(const th_library_args *args);
 th_status th_lib_conv_grad_x(const th_library_args *args);
 th_status th_lib_conv_grad_w(const th_library_args *args);
+th_status th_lib_attention(const th_library_args *args);
+th_status th_lib_attention_backward(const th_library_args *args);
 
 /* Copies elements of `from` to `to` (equal dims; dtypes equal, or both floats of f32, bf16, f64). */
 void th_view_copy(const th_view *from, const th_view *to, int32_t threads);
@@ -54,6 +59,9 @@ typedef struct th_gemm {
   double alpha, beta;
 } th_gemm;
 th_status th_gemm_run(const th_gemm *gemm);
+/* From here on the calling thread's products use `threads` threads (0: as many as the library likes), where the library can
+ * be told so for one thread; returns what it was. Around parallel regions that call th_gemm_run in each thread. */
+int th_gemm_threads(int threads);
 /* The library th_gemm_run uses: "mkl (torch)", "openblas"; or the error. */
 th_status th_gemm_name(const char **out);
 

@@ -9,6 +9,19 @@ static const th_executor *taker(const th_options *options, const th_trace *t, co
   return NULL;
 }
 
+th_op *th_library_op(th_trace *t, uint32_t body, const th_executor *executor, const th_library_call *call, const th_value *operands,
+                     uint32_t n_operands, const th_type *types, uint32_t n_results) {
+  th_attr attrs[5];
+  attrs[th_op_attr_index(TH_OP_library, "function")] = th_make_string(t->context, call->function);
+  attrs[th_op_attr_index(TH_OP_library, "body")] = th_make_graph(body);
+  attrs[th_op_attr_index(TH_OP_library, "ints")] = th_make_ints(t->context, call->ints, call->n_ints);
+  attrs[th_op_attr_index(TH_OP_library, "alpha")] = th_make_float(call->alpha);
+  attrs[th_op_attr_index(TH_OP_library, "beta")] = th_make_float(call->beta);
+  th_op *library = th_trace_add_op(t, 0, TH_OP_library, operands, n_operands, attrs, types, n_results);
+  library->executor = th_intern(t->context, executor->name);
+  return library;
+}
+
 static void wrap(th_rewriter *r, const th_op *op, const th_executor *executor, const th_library_call *call) {
   th_trace *to = r->b.trace;
   th_arena *a = th_context_arena(to->context);
@@ -25,9 +38,7 @@ static void wrap(th_rewriter *r, const th_op *op, const th_executor *executor, c
   th_value *outputs = TH_ARENA_ARRAY(a, th_value, op->n_results);
   for (uint32_t i = 0; i < op->n_results; i++) outputs[i] = inner->result + i;
   th_trace_set_outputs(to, body, outputs, op->n_results);
-  th_attr attrs[2] = {th_make_string(to->context, call->function), th_make_graph(body)};
-  th_op *library = th_trace_add_op(to, 0, TH_OP_library, operands, op->n_operands, attrs, types, op->n_results);
-  library->executor = th_intern(to->context, executor->name);
+  th_op *library = th_library_op(to, body, executor, call, operands, op->n_operands, types, op->n_results);
   library->origin = inner->origin = op->origin;
   for (uint32_t i = 0; i < op->n_results; i++) th_rewrite_map(r, op->result + i, library->result + i);
 }

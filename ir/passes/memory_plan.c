@@ -274,7 +274,6 @@ static th_status write_op(planner *p, th_rewriter *r, const th_op *op) {
   th_type *types = TH_ARENA_ARRAY(p->arena, th_type, op->n_results);
   for (uint32_t i = 0; i < op->n_operands; i++) operands[i] = r->map[op->operands[i]];
   for (uint32_t i = 0; i < op->n_results; i++) types[i] = info(p, op->result + i)->type;
-  const th_graph *body = p->t->graphs[th_attr_get(op, "body")->graph];
   th_attr attrs[8] = {0};
   th_op_kind kind = op->kind == TH_OP_fusion ? TH_OP_launch : TH_OP_invoke;
   attrs[th_op_attr_index(kind, "body")] = *th_attr_get(op, "body");
@@ -282,14 +281,8 @@ static th_status write_op(planner *p, th_rewriter *r, const th_op *op) {
     attrs[th_op_attr_index(kind, "kernel")] = th_make_string(p->c, "");
     attrs[th_op_attr_index(kind, "sizes")] = th_make_ints(p->c, NULL, 0);
   } else {
-    th_library_call call;
-    const th_executor *executor = th_executor_of(op);
-    if (!executor || !executor->library(p->options, p->t, body->ops[0], &call))
-      return TH_ERROR(INTERNAL, "library op %s is taken by no executor", th_attr_get(op, "function")->s);
-    attrs[th_op_attr_index(kind, "function")] = *th_attr_get(op, "function");
-    attrs[th_op_attr_index(kind, "ints")] = th_make_ints(p->c, call.ints, call.n_ints);
-    attrs[th_op_attr_index(kind, "alpha")] = th_make_float(call.alpha);
-    attrs[th_op_attr_index(kind, "beta")] = th_make_float(call.beta);
+    static const char *const kept[] = {"function", "ints", "alpha", "beta"};
+    for (int i = 0; i < 4; i++) attrs[th_op_attr_index(kind, kept[i])] = *th_attr_get(op, kept[i]);
   }
   th_op *made = th_trace_add_op(to, 0, kind, operands, op->n_operands, attrs, types, op->n_results);
   made->executor = op->executor;

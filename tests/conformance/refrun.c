@@ -22,9 +22,7 @@ typedef struct request {
 } request;
 
 static th_status read_bytes(void *to, size_t size) {
-  return fread(to, 1, size, stdin) == size
-             ? TH_OK
-             : TH_ERROR(DATA_LOSS, "standard input ended inside a payload");
+  return fread(to, 1, size, stdin) == size ? TH_OK : TH_ERROR(DATA_LOSS, "standard input ended inside a payload");
 }
 
 static th_status read_text(request *q, size_t size, char **out) {
@@ -35,15 +33,12 @@ static th_status read_text(request *q, size_t size, char **out) {
 static th_status read_tensor(request *q, th_ref_tensor *out) {
   char name[16], line[1024];
   int at = 0, more;
-  if (!fgets(line, sizeof line, stdin) ||
-      sscanf(line, "%15s %" SCNu32 "%n", name, &out->rank, &at) != 2 ||
-      out->rank > TH_MAX_RANK)
+  if (!fgets(line, sizeof line, stdin) || sscanf(line, "%15s %" SCNu32 "%n", name, &out->rank, &at) != 2 || out->rank > TH_MAX_RANK)
     return TH_ERROR(INVALID_ARGUMENT, "no tensor header");
   int64_t *dims = TH_ARENA_ARRAY(q->arena, int64_t, out->rank);
   size_t n = 1;
   for (uint32_t i = 0; i < out->rank; i++, at += more) {
-    if (sscanf(line + at, "%" SCNd64 "%n", &dims[i], &more) != 1)
-      return TH_ERROR(INVALID_ARGUMENT, "bad tensor header %s", line);
+    if (sscanf(line + at, "%" SCNd64 "%n", &dims[i], &more) != 1) return TH_ERROR(INVALID_ARGUMENT, "bad tensor header %s", line);
     n *= (size_t)dims[i];
   }
   out->dims = dims;
@@ -63,10 +58,15 @@ static void write_tensor(request *q, const th_ref_tensor *t) {
   th_strbuf_add_bytes(&q->answer, t->data, n);
 }
 
+static bool has_torch_ops(const th_trace *t) {
+  for (size_t i = 0; i < t->graphs[0]->n_ops; i++)
+    if (th_op_spec_get(t->graphs[0]->ops[i]->kind)->level == TH_LEVEL_TORCH) return true;
+  return false;
+}
+
 static th_status lower(const th_options *options, th_trace **trace) {
   static const char *const passes[] = {"number", "decompose"};
-  for (int i = 0; i < 2 && th_trace_level(*trace) == TH_LEVEL_TORCH; i++)
-    TH_TRY(th_pass_find(passes[i])->run(options, *trace, trace));
+  for (int i = 0; i < 2 && has_torch_ops(*trace); i++) TH_TRY(th_pass_find(passes[i])->run(options, *trace, trace));
   return TH_OK;
 }
 
@@ -75,62 +75,47 @@ static th_status serve_run(request *q) {
   int64_t numbers[2];
   size_t size;
   char *text;
-  if (sscanf(q->line, "run %" SCNu32 " %" SCNd64 " %" SCNd64 " %" SCNu32 " %zu",
-             &world, &numbers[0], &numbers[1], &given, &size) != 5)
+  if (sscanf(q->line, "run %" SCNu32 " %" SCNd64 " %" SCNd64 " %" SCNu32 " %zu", &world, &numbers[0], &numbers[1], &given, &size) != 5)
     return TH_ERROR(INVALID_ARGUMENT, "bad request %s", q->line);
   th_options options = th_options_default();
   options.world = world;
   th_context *context = th_context_create(q->arena);
   th_trace *trace;
   TH_TRY(read_text(q, size, &text));
-  th_ref_tensor *tensors =
-      TH_ARENA_ARRAY(q->arena, th_ref_tensor, (size_t)world * given);
-  for (size_t i = 0; i < (size_t)world * given; i++)
-    TH_TRY(read_tensor(q, &tensors[i]));
+  th_ref_tensor *tensors = TH_ARENA_ARRAY(q->arena, th_ref_tensor, (size_t)world * given);
+  for (size_t i = 0; i < (size_t)world * given; i++) TH_TRY(read_tensor(q, &tensors[i]));
   TH_TRY(th_trace_parse(context, text, size, &trace));
   TH_TRY(lower(&options, &trace));
   uint32_t n = trace->graphs[0]->n_inputs, m = trace->graphs[0]->n_outputs;
-  th_ref_tensor *inputs =
-                    TH_ARENA_ARRAY(q->arena, th_ref_tensor, (size_t)world * n),
-                *outputs =
-                    TH_ARENA_ARRAY(q->arena, th_ref_tensor, (size_t)world * m);
+  th_ref_tensor *inputs = TH_ARENA_ARRAY(q->arena, th_ref_tensor, (size_t)world * n),
+                *outputs = TH_ARENA_ARRAY(q->arena, th_ref_tensor, (size_t)world * m);
   for (uint32_t r = 0; r < world; r++) {
     uint32_t used = 0;
     for (uint32_t i = 0; i < n; i++) {
       th_input_kind kind = trace->inputs[i].kind;
       if (kind == TH_INPUT_SEED || kind == TH_INPUT_OFFSET)
-        inputs[r * n + i] = (th_ref_tensor){
-            .dtype = TH_DTYPE_i64, .data = &numbers[kind == TH_INPUT_OFFSET]};
+        inputs[r * n + i] = (th_ref_tensor){.dtype = TH_DTYPE_i64, .data = &numbers[kind == TH_INPUT_OFFSET]};
       else if (used < given)
         inputs[r * n + i] = tensors[r * given + used++];
       else
-        return TH_ERROR(INVALID_ARGUMENT,
-                        "%u tensors were given, the trace takes more", given);
+        return TH_ERROR(INVALID_ARGUMENT, "%u tensors were given, the trace takes more", given);
     }
-    if (used != given)
-      return TH_ERROR(INVALID_ARGUMENT,
-                      "%u tensors were given, the trace takes %u", given, used);
+    if (used != given) return TH_ERROR(INVALID_ARGUMENT, "%u tensors were given, the trace takes %u", given, used);
   }
   TH_TRY(th_ref_run(trace, world, inputs, outputs));
   th_strbuf_printf(&q->answer, "ok %u\n", m);
-  for (size_t i = 0; i < (size_t)world * m; i++)
-    write_tensor(q, &outputs[i]);
+  for (size_t i = 0; i < (size_t)world * m; i++) write_tensor(q, &outputs[i]);
   return TH_OK;
 }
 
 static th_status set_option(th_options *o, th_group *group, const char *word) {
-  static const char *const optimizers[] = {"none", "sgd", "adam", "adamw"},
-                           *const modes[] = {"forward", "forward_backward",
-                                             "train_step"},
+  static const char *const optimizers[] = {"none", "sgd", "adam", "adamw"}, *const modes[] = {"forward", "forward_backward", "train_step"},
                            *const phases[] = {"update", "accumulate", "flush"};
   for (int i = 0; i < 4; i++)
-    if (!strcmp(word, optimizers[i]))
-      return o->optimizer = (th_optimizer)i, TH_OK;
+    if (!strcmp(word, optimizers[i])) return o->optimizer = (th_optimizer)i, TH_OK;
   for (int i = 0; i < 3; i++) {
-    if (!strcmp(word, modes[i]))
-      return o->mode = (th_mode)i, TH_OK;
-    if (!strcmp(word, phases[i]))
-      return o->phase = (th_phase)i, TH_OK;
+    if (!strcmp(word, modes[i])) return o->mode = (th_mode)i, TH_OK;
+    if (!strcmp(word, phases[i])) return o->phase = (th_phase)i, TH_OK;
   }
   if (!strncmp(word, "world=", 6))
     o->world = (uint32_t)atoi(word + 6);
@@ -158,24 +143,19 @@ static th_status serve_pass(request *q) {
   size_t size;
   th_group group = {0};
   th_options options = th_options_default();
-  if (sscanf(q->line, "pass %63s %1023s %zu", name, words, &size) != 3)
-    return TH_ERROR(INVALID_ARGUMENT, "bad request %s", q->line);
+  if (sscanf(q->line, "pass %63s %1023s %zu", name, words, &size) != 3) return TH_ERROR(INVALID_ARGUMENT, "bad request %s", q->line);
   TH_TRY(read_text(q, size, &text));
-  for (char *word; strcmp(words, "-") && (word = strsep(&rest, ","));)
-    TH_TRY(set_option(&options, &group, word));
+  for (char *word; strcmp(words, "-") && (word = strsep(&rest, ","));) TH_TRY(set_option(&options, &group, word));
   const th_pass *pass = th_pass_find(name);
-  if (!pass)
-    return TH_ERROR(INVALID_ARGUMENT, "no pass called %s", name);
+  if (!pass) return TH_ERROR(INVALID_ARGUMENT, "no pass called %s", name);
   th_trace *trace;
   TH_TRY(th_trace_parse(th_context_create(q->arena), text, size, &trace));
   if (options.mode == TH_MODE_TRAIN_STEP) { /* one group for all parameters */
     for (uint32_t i = 0; i < trace->graphs[0]->n_inputs; i++)
-      options.n_param_group += trace->inputs[i].kind == TH_INPUT_PARAMETER &&
-                               trace->inputs[i].requires_grad;
+      options.n_param_group += trace->inputs[i].kind == TH_INPUT_PARAMETER && trace->inputs[i].requires_grad;
     options.n_groups = 1;
     options.groups = &group;
-    options.param_group =
-        TH_ARENA_ARRAY(q->arena, uint32_t, options.n_param_group);
+    options.param_group = TH_ARENA_ARRAY(q->arena, uint32_t, options.n_param_group);
   }
   if (!pass->wanted || pass->wanted(&options)) TH_TRY(pass->run(&options, trace, &trace));
   const char *printed = th_trace_print(trace);
@@ -186,10 +166,8 @@ static th_status serve_pass(request *q) {
 static th_status serve(void *user) {
   request *q = user;
   q->answer = th_strbuf_make(q->arena);
-  if (!strncmp(q->line, "run ", 4))
-    return serve_run(q);
-  if (!strncmp(q->line, "pass ", 5))
-    return serve_pass(q);
+  if (!strncmp(q->line, "run ", 4)) return serve_run(q);
+  if (!strncmp(q->line, "pass ", 5)) return serve_pass(q);
   return TH_ERROR(INVALID_ARGUMENT, "bad request %s", q->line);
 }
 
@@ -197,12 +175,10 @@ int main(void) {
   request q;
   while (fgets(q.line, sizeof q.line, stdin)) {
     q.arena = th_arena_create(0);
-    if (!q.arena)
-      return 1;
+    if (!q.arena) return 1;
     th_status status = th_arena_guard(q.arena, serve, &q);
     if (status) {
-      printf("error %zu\n%s", strlen(th_status_message(status)),
-             th_status_message(status));
+      printf("error %zu\n%s", strlen(th_status_message(status)), th_status_message(status));
       th_status_free(status);
     } else {
       fwrite(q.answer.text, 1, q.answer.length, stdout);

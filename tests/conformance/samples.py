@@ -274,6 +274,19 @@ add("torch.scaled_dot_product_attention", lambda q, k, v: F.scaled_dot_product_a
 add("torch.scaled_dot_product_attention", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), rand(2, 4, 5, 8), rand(2, 2, 5, 8), rand(2, 2, 5, 8))
 add("torch.scaled_dot_product_attention", lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m, scale=0.3), rand(2, 3, 5, 4), rand(2, 3, 6, 4), rand(2, 3, 6, 7), rand(5, 6))
 add("torch.scaled_dot_product_attention", lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m), rand(2, 3, 5, 4), rand(2, 3, 6, 4), rand(2, 3, 6, 4), bools(5, 6) | torch.eye(5, 6, dtype=torch.bool))
+# more rows than one block of the cpu executor's function; unequal lengths and sizes; heads packed as GPT packs them
+add("torch.scaled_dot_product_attention", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), *(rand(1, 2, 150, 4, dtype=torch.float64) for _ in range(3)))
+add("torch.scaled_dot_product_attention", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), rand(1, 2, 70, 4), rand(1, 2, 9, 4), rand(1, 2, 9, 3))
+add("torch.scaled_dot_product_attention", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), rand(1, 2, 9, 4), rand(1, 2, 70, 4), rand(1, 2, 70, 3))
+add("torch.scaled_dot_product_attention", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True), rand(2, 4, 67, 8), rand(2, 2, 65, 8), rand(2, 2, 65, 8))
+
+
+def packed_heads(x):
+    q, k, v = (part.view(2, 66, 2, 4).transpose(1, 2) for part in x.split(8, 2))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(2, 66, 8)
+
+
+add("torch.scaled_dot_product_attention", packed_heads, rand(2, 66, 24))
 add("torch.embedding", lambda w, i: F.embedding(i, w), rand(6, 3), ints(2, 4, high=6))
 add("torch.embedding", lambda w, i: F.embedding(i, w, padding_idx=2), rand(6, 3), ints(2, 4, high=6))
 add("torch.dropout", lambda x: F.dropout(x, 0.5, False), rand(6))

@@ -15,7 +15,7 @@ import torch
 from refrun import RefRun, inputs_of, random_inputs
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
-PASSES = ["number", "autocast", "grad", "forward", "backward", "optimizer", "ddp", "decompose", "canonicalize", "fold", "cse", "dce",
+PASSES = ["number", "autocast", "grad", "forward", "backward", "optimizer", "ddp", "claim", "decompose", "canonicalize", "fold", "cse", "dce",
           "unbarrier", "library", "fuse", "layout", "memory_plan"]
 # program: options of its compile
 PROGRAMS = {
