@@ -1,7 +1,8 @@
 /* fuse: groups of prims become `fusion` ops, one kernel each.
  *
  * Ops are taken in order. An op joins the group of one of its operands when their domains fit (below) and no path leads from
- * the group to the op around the outside; else it starts a group. What costs nothing (constants, iota, broadcasts, reshapes
+ * the group to the op around the outside; else it starts a group. An op that reads from several groups of one shape makes
+ * them one, where no path leads from one to the other around the outside. What costs nothing (constants, iota, broadcasts, reshapes
  * that only add or drop dimensions of size 1) belongs to no group: each body gets its own copy.
  *
  * Domains. A group without reductions has one shape. The first reduction over its shape gives it a kind: ROWS (the last
@@ -23,6 +24,7 @@ typedef struct group {
   uint32_t *ops, *deps;     /* positions in graph 0, rising; groups it reads from */
   uint32_t mark;            /* of a search */
   bool written;             /* already in the new trace */
+  uint32_t into;            /* the group it became part of, plus 1; 0: it is one of its own */
 } group;
 
 typedef struct users { uint32_t *ops; size_t n, capacity; bool leaves; } users;
@@ -107,8 +109,14 @@ static kind kind_of(fuser *f, const th_op *op) {
 
 /* ---- groups ---- */
 
+static uint32_t whole(const fuser *f, uint32_t g) {
+  while (f->groups[g].into) g = f->groups[g].into - 1;
+  return g;
+}
+
 static void add_dep(fuser *f, uint32_t g, uint32_t on) {
   group *x = &f->groups[g];
+  on = whole(f, on);
   if (on == g) return;
   for (size_t i = 0; i < x->n_deps; i++)
     if (x->deps[i] == on) return;
@@ -116,6 +124,7 @@ static void add_dep(fuser *f, uint32_t g, uint32_t on) {
 }
 
 static bool reaches(fuser *f, uint32_t from, uint32_t to) { /* does `from` read, in the end, from `to`? */
+  from = whole(f, from);
   if (from == to) return true;
   group *x = &f->groups[from];
   if (x->mark == f->search) return false;
@@ -158,13 +167,44 @@ static bool fits(fuser *f, uint32_t g, uint32_t at, kind k) {
   return x->kind == k && k == ROWS && th_attr_equal(x->dims, th_attr_get(op, "dims"));
 }
 
-static bool no_way_around(fuser *f, uint32_t g, const th_op *op) {
+/* No operand of `op` but those of groups g and `besides` is computed from g. */
+static bool no_way_around(fuser *f, uint32_t g, const th_op *op, uint32_t besides) {
   f->search++;
   for (uint32_t i = 0; i < op->n_operands; i++) {
-    uint32_t from = producer(f, op->operands[i]);
-    if (from != TH_NONE && from != g && reaches(f, from, g)) return false;
+    uint32_t from = op->operands[i] == TH_NO_VALUE ? TH_NONE : producer(f, op->operands[i]);
+    if (from != TH_NONE && from != g && from != besides && reaches(f, from, g)) return false;
   }
   return true;
+}
+
+static bool around(fuser *f, uint32_t g, uint32_t other) { /* a way from g back to `other` through a third group */
+  f->search++;
+  for (size_t i = 0; i < f->groups[g].n_deps; i++) {
+    uint32_t d = whole(f, f->groups[g].deps[i]);
+    if (d != g && d != other && reaches(f, d, other)) return true;
+  }
+  return false;
+}
+
+static bool joinable(fuser *f, uint32_t g, uint32_t other) {
+  const group *x = &f->groups[g], *y = &f->groups[other];
+  bool kinds = (x->kind == PLAIN || x->kind == ROWS) && (y->kind == PLAIN || y->kind == ROWS);
+  if (x->kind == ROWS && y->kind == ROWS && !th_attr_equal(x->dims, y->dims)) return false;
+  return kinds && th_type_same_shape(&x->shape, &y->shape) && x->n_ops + y->n_ops <= MAX_OPS && !around(f, g, other) && !around(f, other, g);
+}
+
+static void join(fuser *f, uint32_t g, uint32_t other) {
+  group *x = &f->groups[g], *y = &f->groups[other];
+  uint32_t *ops = TH_ARENA_ARRAY(f->a, uint32_t, x->n_ops + y->n_ops);
+  size_t n = 0;
+  for (size_t i = 0, k = 0; i < x->n_ops || k < y->n_ops;) ops[n++] = k == y->n_ops || (i < x->n_ops && x->ops[i] < y->ops[k]) ? x->ops[i++] : y->ops[k++];
+  for (size_t k = 0; k < y->n_ops; k++) f->group_of[y->ops[k]] = g;
+  x->ops = ops;
+  x->n_ops = x->ops_capacity = n;
+  if (y->kind == ROWS) x->kind = ROWS, x->dims = y->dims, x->kept = y->kept;
+  y->into = g + 1;
+  y->n_ops = 0;
+  for (size_t i = 0; i < y->n_deps; i++) add_dep(f, g, y->deps[i]);
 }
 
 static void place(fuser *f, uint32_t at) {
@@ -174,12 +214,16 @@ static void place(fuser *f, uint32_t at) {
   for (uint32_t i = 0; i < op->n_operands; i++) {
     uint32_t g = producer(f, op->operands[i]);
     if (g == TH_NONE || (best != TH_NONE && g <= best)) continue;
-    if (fits(f, g, at, k) && no_way_around(f, g, op)) best = g;
+    if (fits(f, g, at, k) && no_way_around(f, g, op, g)) best = g;
   }
   if (best == TH_NONE) {
     group fresh = {.kind = k, .shape = *th_type_of(f->t, is_reduction(op) ? op->operands[0] : op->n_results ? op->result : op->operands[0])};
     best = (uint32_t)f->n_groups;
     TH_PUSH(f->a, f->groups, f->n_groups, f->groups_capacity, fresh);
+  }
+  for (uint32_t i = 0; i < op->n_operands && k == PLAIN; i++) {
+    uint32_t g = op->operands[i] == TH_NO_VALUE ? TH_NONE : producer(f, op->operands[i]);
+    if (g != TH_NONE && g != best && joinable(f, best, g) && no_way_around(f, g, op, best)) join(f, best, g);
   }
   group *x = &f->groups[best];
   if (k == ROWS || k == COLUMNS || k == WHOLE) {
@@ -348,6 +392,7 @@ static void write_outside(fuser *f, const th_op *op) {
 
 /* A group is written after all it reads from: along dependencies, in order of first ops. */
 static th_status write_group(fuser *f, uint32_t g) {
+  g = whole(f, g);
   group *x = &f->groups[g];
   if (x->written) return TH_OK;
   x->written = true;

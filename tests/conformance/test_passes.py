@@ -3,7 +3,7 @@ same on the reference executor, on as many ranks as the program is for.
 
     python tests/conformance/test_passes.py --update     writes the golden files anew (look at the difference before you commit)
 
-golden/<program>/00-capture.tir was captured from the program in PROGRAMS by thunder.compile or thunder.train_step."""
+golden/<program>/capture.tir was captured from the program in PROGRAMS by thunder.compile or thunder.train_step."""
 import glob
 import os
 import re
@@ -16,7 +16,7 @@ from refrun import RefRun, inputs_of, random_inputs
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
 PASSES = ["number", "autocast", "grad", "forward", "backward", "optimizer", "ddp", "claim", "decompose", "canonicalize", "fold", "cse", "dce",
-          "unbarrier", "library", "fuse", "layout", "memory_plan"]
+          "unbarrier", "sink", "library", "fuse", "layout", "memory_plan"]
 # program: options of its compile
 PROGRAMS = {
     "symbolic": ["forward"],
@@ -34,28 +34,28 @@ def world_of(program):
     return next((int(o[6:]) for o in PROGRAMS[program] if o.startswith("world=")), 1)
 
 
-def path_of(program, index, name, plan):
-    return os.path.join(GOLDEN, program, f"{index:02d}-{name}{'-backward' if plan == 'backward' else ''}.tir")
+def path_of(program, name, plan):
+    return os.path.join(GOLDEN, program, f"{name}{'-backward' if plan == 'backward' and name != 'backward' else ''}.tir")
 
 
 def chain(program, runner, capture):
-    """(index, pass, plan, text before, text after) of each pass that changes something."""
+    """(pass, plan, text before, text after) of each pass that changes something."""
     now = {"forward": capture}
-    for index, name in enumerate(PASSES, 1):
+    for name in PASSES:
         if name in ("forward", "backward"):
             if "forward_backward" not in PROGRAMS[program]:
                 continue
             before = now.get("joint", now["forward"])
             now.setdefault("joint", before)
             now[name] = runner.apply(name, before, PROGRAMS[program])
-            yield index, name, name, before, now[name]
+            yield name, name, before, now[name]
             continue
         for plan in ("forward", "backward"):
             if plan in now:
                 before = now[plan]
                 now[plan] = runner.apply(name, before, PROGRAMS[program])
                 if now[plan] != before:
-                    yield index, name, plan, before, now[plan]
+                    yield name, plan, before, now[plan]
 
 
 def read(path):
@@ -65,12 +65,12 @@ def read(path):
 
 @pytest.mark.parametrize("program", [p for p in PROGRAMS if p not in LONG])
 def test_golden(program, ref):
-    stages = list(chain(program, ref, read(path_of(program, 0, "capture", "forward"))))
-    for index, name, plan, _, after in stages:
-        path = path_of(program, index, name, plan)
+    stages = list(chain(program, ref, read(path_of(program, "capture", "forward"))))
+    for name, plan, _, after in stages:
+        path = path_of(program, name, plan)
         assert os.path.exists(path), f"{path} is missing: {__file__} --update"
         assert after == read(path), f"the pass {name} makes something else of {program} than {path} says"
-    written = {path_of(program, i, n, p) for i, n, p, *_ in stages} | {path_of(program, 0, "capture", "forward")}
+    written = {path_of(program, n, p) for n, p, *_ in stages} | {path_of(program, "capture", "forward")}
     assert set(glob.glob(os.path.join(GOLDEN, program, "*.tir"))) == written
 
 
@@ -107,7 +107,7 @@ def same(before, after, what, tolerance=1e-5):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_executed_before_and_after(program, ref):
     world, seen = world_of(program), 0
-    for _, name, plan, before, after in chain(program, ref, read(path_of(program, 0, "capture", "forward"))):
+    for name, plan, before, after in chain(program, ref, read(path_of(program, "capture", "forward"))):
         if name in ("grad", "forward", "backward", "optimizer"):
             continue  # other inputs and outputs after than before: the tests below
         ranks = ranks_of(before, world)
@@ -130,7 +130,7 @@ def wide(text):
 @pytest.mark.parametrize("program", [p for p in PROGRAMS if "forward" not in PROGRAMS[p]])
 def test_gradients_are_slopes(program, ref):
     """grad: against central differences of the captured program, in f64, along a random direction for each input."""
-    before = wide(ref.apply("number", read(path_of(program, 0, "capture", "forward"))))
+    before = wide(ref.apply("number", read(path_of(program, "capture", "forward"))))
     after = ref.apply("grad", before, PROGRAMS[program])
     base = values_for(before, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(4)
@@ -157,7 +157,7 @@ def test_gradients_are_slopes(program, ref):
 
 def test_halves_make_the_whole(ref):
     """forward and backward: what the joint trace gives, through the values that are saved."""
-    texts = {(name, plan): (before, after) for _, name, plan, before, after in chain("attention", ref, read(path_of("attention", 0, "capture", "forward")))}
+    texts = {(name, plan): (before, after) for name, plan, before, after in chain("attention", ref, read(path_of("attention", "capture", "forward")))}
     joint, forward = texts["forward", "forward"]
     backward = texts["backward", "backward"][1]
     given = values_for(joint, torch.Generator().manual_seed(1))
@@ -171,7 +171,7 @@ def test_halves_make_the_whole(ref):
 
 def test_two_ranks_train_as_one(ref):
     """optimizer and ddp on two ranks: AdamW of PyTorch on the mean gradient of both, clipped by its norm."""
-    stages = {name: after for _, name, plan, _, after in chain("gpt", ref, read(path_of("gpt", 0, "capture", "forward")))}
+    stages = {name: after for name, plan, _, after in chain("gpt", ref, read(path_of("gpt", "capture", "forward")))}
     text = stages["memory_plan"]
     ranks = ranks_of(text, 2)
     got = ref.run(text, ranks, seed=1)
@@ -278,10 +278,10 @@ def update():
             os.remove(path)
         text = re.sub(r"^// after .*\n", "", str(text), count=1)
         text = re.sub(r"\S*test_passes\.py:\d+: ", "", text)  # a line number moves too easily
-        with open(path_of(program, 0, "capture", "forward"), "w", encoding="utf-8") as f:
+        with open(path_of(program, "capture", "forward"), "w", encoding="utf-8") as f:
             f.write(text)
-        for index, name, plan, _, after in chain(program, runner, text) if program not in LONG else ():
-            with open(path_of(program, index, name, plan), "w", encoding="utf-8") as f:
+        for name, plan, _, after in chain(program, runner, text) if program not in LONG else ():
+            with open(path_of(program, name, plan), "w", encoding="utf-8") as f:
                 f.write(after)
     runner.close()
 
