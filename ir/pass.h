@@ -42,6 +42,7 @@ typedef struct th_options { /* what a compile is asked for, decoded (compile.pro
 typedef th_status (*th_pass_run)(const th_options *options, const th_trace *in, th_trace **out);
 typedef struct th_pass {
   const char *name, *why;
+  th_level level; /* of what it makes */
   th_pass_run run;
   bool (*wanted)(const th_options *options); /* NULL: always */
 } th_pass;
@@ -85,6 +86,9 @@ typedef struct th_plans {
 typedef void (*th_pass_observer)(void *user, const char *plan, const char *pass, const th_trace *trace, uint64_t ns);
 th_status th_pipeline_run(const th_options *options, const th_trace *in, const char *last, th_pass_observer after, void *user,
                           th_plans *out);
+/* What `pass` made, checked against the rules of its level (and, for a plan, played through). th_pipeline_run does so after
+ * every pass where THUNDER_VERIFY=1 is set. INTERNAL, naming the rule. */
+th_status th_pass_verify(const th_options *options, const th_pass *pass, const th_trace *made);
 /* The pass called `name`; NULL when there is none. Position i of the pipeline; NULL past its end. */
 const th_pass *th_pass_find(const char *name);
 const th_pass *th_pass_at(size_t i);

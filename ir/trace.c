@@ -173,13 +173,17 @@ uint32_t *th_trace_fill_uses(const th_trace *t) {
 }
 
 th_level th_trace_level(const th_trace *t) {
-  th_level highest = TH_LEVEL_PRIM;
-  bool torch = false;
+  bool torch = false, regions = false;
+  for (size_t v = 0; v < t->n_values; v++) { /* what is known of values tells the lower levels */
+    if (t->values[v].graph) continue;
+    if (t->values[v].place != TH_PLACE_NONE) return TH_LEVEL_PLAN;
+    regions |= t->values[v].strides != NULL;
+  }
   for (size_t g = 0; g < t->n_graphs; g++)
     for (size_t i = 0; i < t->graphs[g]->n_ops; i++) {
-      th_level level = th_op_spec_get(t->graphs[g]->ops[i]->kind)->level;
-      if (level == TH_LEVEL_TORCH) torch = true;
-      if (level > highest) highest = level;
+      th_op_kind kind = t->graphs[g]->ops[i]->kind;
+      torch |= th_op_spec_get(kind)->level == TH_LEVEL_TORCH;
+      regions |= kind == TH_OP_fusion;
     }
-  return torch && highest == TH_LEVEL_PRIM ? TH_LEVEL_TORCH : highest;
+  return regions ? TH_LEVEL_REGION : torch ? TH_LEVEL_TORCH : TH_LEVEL_PRIM;
 }

@@ -164,7 +164,7 @@ th_status th_trace_decode(th_context *context, const uint8_t *bytes, size_t size
 th_status th_trace_encode(const th_trace *trace, uint8_t **out_bytes, size_t *out_size); /* arena memory */
 /* Checks the rules of `level` (structure, types by inference, legality of each op there). */
 th_status th_trace_verify(const th_trace *trace, th_level level);
-/* The highest level of any op: PRIM when empty. A trace with torch ops is level 1. */
+/* The level a trace is at: 4 where values have places, 3 where they have strides or there are fusions, 1 with torch ops, else 2. */
 th_level th_trace_level(const th_trace *trace);
 
 #endif

@@ -91,7 +91,8 @@ th_status th_compile_options(th_context *context, const uint8_t *bytes, size_t s
   if (job->version != 1) return TH_ERROR(INVALID_ARGUMENT, "the job is of version %u, this compiler reads version 1", job->version);
   if (!job->has_trace) return TH_ERROR(INVALID_ARGUMENT, "the job has no trace");
   TH_TRY(options_of(a, job, out));
-  return th_trace_decode(context, job->trace.data, job->trace.len, out_trace);
+  TH_TRY(th_trace_decode(context, job->trace.data, job->trace.len, out_trace));
+  return th_trace_verify(*out_trace, TH_LEVEL_TORCH);
 }
 
 /* ---- compile ---- */

@@ -73,6 +73,7 @@ static th_status run(void *user) {
   TH_TRY(read_file(a->arena, a->file, &bytes, &size));
   if (length > 4 && !strcmp(a->file + length - 4, ".tir")) {
     TH_TRY(th_trace_parse(context, (const char *)bytes, size, &trace));
+    TH_TRY(th_trace_verify(trace, th_trace_level(trace)));
     if (a->options.mode == TH_MODE_TRAIN_STEP) { /* one group for all parameters */
       uint32_t n = 0;
       for (uint32_t i = 0; i < trace->graphs[0]->n_inputs; i++) n += trace->inputs[i].kind == TH_INPUT_PARAMETER && trace->inputs[i].requires_grad;

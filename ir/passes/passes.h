@@ -4,7 +4,7 @@
 
 #include "ir/pass.h"
 
-#define TH_PASS(name, wanted, why) th_status th_pass_##name(const th_options *options, const th_trace *in, th_trace **out);
+#define TH_PASS(name, level, wanted, why) th_status th_pass_##name(const th_options *options, const th_trace *in, th_trace **out);
 #include "ir/passes/passes.def"
 #undef TH_PASS
 

@@ -1,14 +1,16 @@
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "ir/passes/passes.h"
+#include "ir/passes/plan.h"
 
-#define TH_PASS(name_, condition_, why_) static bool is_wanted_##name_(const th_options *options) { return condition_; }
+#define TH_PASS(name_, level_, condition_, why_) static bool is_wanted_##name_(const th_options *options) { return condition_; }
 #include "ir/passes/passes.def"
 #undef TH_PASS
 
 static const th_pass table[] = {
-#define TH_PASS(name_, condition_, why_) {.name = #name_, .why = why_, .run = th_pass_##name_, .wanted = is_wanted_##name_},
+#define TH_PASS(name_, level_, condition_, why_) {.name = #name_, .level = TH_LEVEL_##level_, .why = why_, .run = th_pass_##name_, .wanted = is_wanted_##name_},
 #include "ir/passes/passes.def"
 #undef TH_PASS
 };
@@ -40,13 +42,25 @@ static bool disabled(const th_options *options, const char *name) {
   return false;
 }
 
+static bool verifies(void) { /* a race writes the same value twice */
+  static int wanted = -1;
+  if (wanted < 0) wanted = getenv("THUNDER_VERIFY") && !strcmp(getenv("THUNDER_VERIFY"), "1");
+  return wanted;
+}
+
+th_status th_pass_verify(const th_options *options, const th_pass *pass, const th_trace *made) {
+  th_status status = th_trace_verify(made, pass->level);
+  if (!status && pass->level == TH_LEVEL_PLAN) status = th_plan_check(options, made, NULL);
+  return status ? TH_ERROR(INTERNAL, "what it made breaks a rule: %s", th_status_message(status)) : TH_OK;
+}
+
 static th_status run_pass(const th_options *options, const th_pass *pass, const char *plan, const th_trace *in, th_pass_observer after,
                           void *user, th_trace **out) {
   uint64_t start = now_ns();
   th_status status = pass->run(options, in, out);
   if (status) return status;
   if (after) after(user, plan, pass->name, *out, now_ns() - start);
-  return TH_OK;
+  return verifies() ? th_pass_verify(options, pass, *out) : TH_OK;
 }
 
 /* `why` is told which pass failed only where it is a fault of ours: users' errors speak of their program. */

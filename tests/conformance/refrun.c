@@ -157,7 +157,10 @@ static th_status serve_pass(request *q) {
     options.groups = &group;
     options.param_group = TH_ARENA_ARRAY(q->arena, uint32_t, options.n_param_group);
   }
-  if (!pass->wanted || pass->wanted(&options)) TH_TRY(pass->run(&options, trace, &trace));
+  if (!pass->wanted || pass->wanted(&options)) {
+    TH_TRY(pass->run(&options, trace, &trace));
+    TH_TRY(th_pass_verify(&options, pass, trace));
+  }
   const char *printed = th_trace_print(trace);
   th_strbuf_printf(&q->answer, "ok %zu\n%s", strlen(printed), printed);
   return TH_OK;
