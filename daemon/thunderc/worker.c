@@ -180,18 +180,18 @@ static bool serve(worker *w, envelope *e) {
 
 static void bound_self(void) {
   struct rlimit core = {0, 0}, memory = {memory_limit(), memory_limit()};
-  const char *seconds = getenv("THUNDER_COMPILE_SECONDS");
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   setrlimit(RLIMIT_CORE, &core);
 #ifndef __SANITIZE_ADDRESS__
   setrlimit(RLIMIT_AS, &memory);
 #endif
-  (void)memory, (void)seconds; /* wall time is the daemon's to enforce */
+  (void)memory; /* wall time is the daemon's to enforce: THUNDER_COMPILE_TIMEOUT */
   signal(SIGPIPE, SIG_IGN);
 }
 
 int th_worker_main(void) {
   bound_self();
+  TH_FAILPOINT("worker.start");
   worker w = {.in = fcntl(0, F_DUPFD_CLOEXEC, 10), .out = fcntl(1, F_DUPFD_CLOEXEC, 10)};
   int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (w.in < 0 || w.out < 0 || null < 0) return 1;

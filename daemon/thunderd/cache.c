@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,8 @@ struct th_cache {
   char directory[TH_PATH_MAX];
   uint64_t disk_max, memory_max, disk_bytes, disk_entries, memory_bytes, memory_entries;
   uint64_t hits_memory, hits_disk, joined, misses, stores, store_failures, corrupt, evictions;
+  uint8_t compiler[32]; /* which C compiler results come from; part of every key */
+  bool no_disk;
   entry head; /* of the ring */
 };
 
@@ -37,6 +40,32 @@ typedef struct header { /* of a file; little-endian machines only, the magic say
   double seconds;
 } header;
 static const char magic[8] = "THUNDR1\n";
+
+/* A compiler that was replaced, or another one on a shared home, makes other code of the same job. */
+static void name_compiler(th_cache *c) {
+  const char *cc = getenv("THUNDER_CC"), *path = getenv("PATH");
+  char text[2 * TH_PATH_MAX] = "", candidate[TH_PATH_MAX], real[PATH_MAX];
+  struct stat s;
+  cc = cc && *cc ? cc : "cc";
+  while (path && *path && !strchr(cc, '/')) {
+    size_t n = strcspn(path, ":");
+    snprintf(candidate, sizeof candidate, "%.*s/%s", (int)n, path, cc);
+    if (!access(candidate, X_OK)) break;
+    *candidate = 0;
+    path += n + (path[n] == ':');
+  }
+  if (strchr(cc, '/')) snprintf(candidate, sizeof candidate, "%s", cc);
+  if (realpath(candidate, real) && !stat(real, &s))
+    snprintf(text, sizeof text, "%s %lld %lld.%09ld", real, (long long)s.st_size, (long long)s.st_mtim.tv_sec, s.st_mtim.tv_nsec);
+  th_sha256_of((const uint8_t *)text, strlen(text), c->compiler);
+}
+
+static void key_of(const th_cache *c, const uint8_t *digest, uint8_t *out) {
+  uint8_t both[64];
+  memcpy(both, digest, 32);
+  memcpy(both + 32, c->compiler, 32);
+  th_sha256_of(both, sizeof both, out);
+}
 
 static void path_of(const th_cache *c, const uint8_t *digest, char *out, size_t size) {
   char hex[65];
@@ -76,12 +105,18 @@ th_status th_cache_open(const char *directory, uint64_t disk_max, uint64_t memor
   c->disk_max = disk_max;
   c->memory_max = memory_max;
   c->head.next = c->head.prev = &c->head;
+  name_compiler(c);
   th_status status = th_directory_make(c->directory);
+  struct stat s;
+  if (!status && (lstat(c->directory, &s) || !S_ISDIR(s.st_mode) || s.st_uid != geteuid() || s.st_mode & 022)) /* what is in it is run as code */
+    status = TH_ERROR(PERMISSION_DENIED, "%s is not a folder of user %d alone (chown it, or chmod go-w)", c->directory, (int)geteuid());
   if (status) { /* memory alone, then */
     TH_LOG(WARNING, "%s; results are kept in memory only", th_status_message(status));
     th_status_free(status);
+    c->no_disk = true;
+  } else {
+    walk(c, count, NULL);
   }
-  walk(c, count, NULL);
   *out = c;
   return TH_OK;
 }
@@ -158,7 +193,9 @@ static entry *read_disk(th_cache *c, const uint8_t *digest) {
   return insert(c, digest, bytes, h.size, h.seconds, h.sha256);
 }
 
-bool th_cache_get(th_cache *c, const uint8_t digest[32], th_cached *out) {
+bool th_cache_get(th_cache *c, const uint8_t named[32], bool counted, th_cached *out) {
+  uint8_t digest[32];
+  key_of(c, named, digest);
   for (entry *e = c->head.next; e != &c->head; e = e->next)
     if (!memcmp(e->digest, digest, 32)) {
       e->next->prev = e->prev;
@@ -170,9 +207,9 @@ bool th_cache_get(th_cache *c, const uint8_t digest[32], th_cached *out) {
       show(e, false, out);
       return true;
     }
-  entry *e = read_disk(c, digest);
+  entry *e = c->no_disk ? NULL : read_disk(c, digest);
   if (!e) {
-    c->misses++;
+    c->misses += counted;
     return false;
   }
   c->hits_disk++;
@@ -241,8 +278,9 @@ static bool write_disk(th_cache *c, const entry *e) {
   return true;
 }
 
-void th_cache_put(th_cache *c, const uint8_t digest[32], const uint8_t *bytes, size_t size, double seconds, bool on_disk, th_cached *out) {
-  uint8_t sum[32], *copy = malloc(size ? size : 1);
+void th_cache_put(th_cache *c, const uint8_t named[32], const uint8_t *bytes, size_t size, double seconds, th_cached *out) {
+  uint8_t digest[32], sum[32], *copy = malloc(size ? size : 1);
+  key_of(c, named, digest);
   th_sha256_of(bytes, size, sum);
   *out = (th_cached){.bytes = bytes, .size = size, .seconds = seconds};
   memcpy(out->sha256, sum, 32);
@@ -250,7 +288,7 @@ void th_cache_put(th_cache *c, const uint8_t digest[32], const uint8_t *bytes, s
   memcpy(copy, bytes, size);
   entry *e = insert(c, digest, copy, size, seconds, sum);
   if (!e) return;
-  if (on_disk) {
+  if (!c->no_disk) {
     if (write_disk(c, e)) c->stores++;
     else c->store_failures++;
   }

@@ -20,8 +20,9 @@ typedef struct th_cached { /* borrowed until the next call on the cache */
 
 th_status th_cache_open(const char *directory, uint64_t disk_max, uint64_t memory_max, th_cache **out);
 void th_cache_close(th_cache *cache);
-bool th_cache_get(th_cache *cache, const uint8_t digest[32], th_cached *out);
-void th_cache_put(th_cache *cache, const uint8_t digest[32], const uint8_t *bytes, size_t size, double seconds, bool on_disk, th_cached *out);
+/* `counted`: a miss is one in the statistics. */
+bool th_cache_get(th_cache *cache, const uint8_t digest[32], bool counted, th_cached *out);
+void th_cache_put(th_cache *cache, const uint8_t digest[32], const uint8_t *bytes, size_t size, double seconds, th_cached *out);
 void th_cache_clear(th_cache *cache, bool memory_only);
 void th_cache_fill(const th_cache *cache, Thunder__Wire__CacheStatReply *out); /* strings are borrowed */
 uint64_t *th_cache_joined(th_cache *cache);

@@ -2,6 +2,7 @@
  * cannot be understood is killed, and that compile alone fails. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <glob.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include "ir/base/log.h"
 
 typedef Thunder__Wire__Envelope envelope;
+enum { STARTS_MAX = 3 }; /* workers in a row that end before they are ready */
 
 struct worker {
   worker *next;
@@ -62,7 +64,8 @@ static void succeed(server *s, compile *k, const uint8_t *bytes, size_t size) {
   th_cached stored = {.bytes = bytes, .size = size, .seconds = seconds};
   s->n_compiles += !k->dump;
   s->compile_seconds += seconds;
-  if (!k->dump) th_cache_put(s->cache, k->digest, bytes, size, seconds, !k->no_cache, &stored);
+  if (!k->dump && !k->no_cache) th_cache_put(s->cache, k->digest, bytes, size, seconds, &stored);
+  else if (!k->dump) th_sha256_of(bytes, size, stored.sha256);
   Thunder__Wire__Origin origin = THUNDER__WIRE__ORIGIN__ORIGIN_COMPILED;
   for (connection *c = take_waiters(k), *next; c; c = next) {
     next = c->next_waiter;
@@ -89,10 +92,34 @@ static void handle_closed(uv_handle_t *handle) {
   schedule(s);
 }
 
+static void worker_kill(worker *w) { /* with the C compiler it runs: a worker leads a session of its own */
+  if (w->process.pid > 0) kill(-w->process.pid, SIGKILL);
+  uv_process_kill(&w->process, SIGKILL);
+}
+
+/* What a worker that was killed could not remove: its folder for the C compiler. */
+static void sweep(int pid) {
+  char pattern[TH_PATH_MAX];
+  glob_t found;
+  const char *tmp = getenv("TMPDIR");
+  snprintf(pattern, sizeof pattern, "%s/thunder-cc-%d-*", tmp && *tmp ? tmp : "/tmp", pid);
+  if (glob(pattern, 0, NULL, &found)) return;
+  for (size_t i = 0; i < found.gl_pathc; i++) {
+    static const char *const files[] = {"k.c", "k.so", "log"};
+    char path[TH_PATH_MAX + 16];
+    for (int k = 0; k < 3; k++) {
+      snprintf(path, sizeof path, "%s/%s", found.gl_pathv[i], files[k]);
+      unlink(path);
+    }
+    rmdir(found.gl_pathv[i]);
+  }
+  globfree(&found);
+}
+
 static void worker_end(worker *w) {
   if (w->ended) return;
   w->ended = true;
-  uv_process_kill(&w->process, SIGKILL);
+  worker_kill(w);
   if (!uv_is_closing((uv_handle_t *)&w->in)) uv_close((uv_handle_t *)&w->in, handle_closed);
   if (!uv_is_closing((uv_handle_t *)&w->out)) uv_close((uv_handle_t *)&w->out, handle_closed);
   if (!uv_is_closing((uv_handle_t *)&w->timer)) uv_close((uv_handle_t *)&w->timer, handle_closed);
@@ -101,8 +128,17 @@ static void worker_end(worker *w) {
 static void worker_exited(uv_process_t *process, int64_t code, int sig) {
   worker *w = process->data;
   compile *k = w->serves;
-  char text[256];
+  char text[TH_PATH_MAX + 256];
   w->serves = NULL;
+  sweep(process->pid);
+  if (!w->ready && !w->ended && !w->s->stopping && ++w->s->failed_starts >= STARTS_MAX) {
+    snprintf(text, sizeof text, "compile workers end before they are ready (%s %d); %s has their last words", sig ? "signal" : "exit code", sig ? sig : (int)code, w->s->scope.log);
+    for (compile *c = w->s->compiles, *next; c; c = next) {
+      next = c->next;
+      if (!c->runs_in) fail(w->s, c, TH_CODE_UNAVAILABLE, text, -1, -1, NULL);
+    }
+    w->s->failed_starts = 0;
+  }
   if (k) {
     k->runs_in = NULL;
     if (w->timed_out) snprintf(text, sizeof text, "the compile took longer than %.0f s and was ended; THUNDER_COMPILE_TIMEOUT sets the limit", w->s->compile_limit);
@@ -125,6 +161,7 @@ static void worker_answers(worker *w, envelope *e) {
   compile *k = w->serves;
   if (e->body_case == THUNDER__WIRE__ENVELOPE__BODY_HELLO_REPLY) {
     w->ready = true;
+    w->s->failed_starts = 0;
     schedule(w->s);
   } else if (e->body_case == THUNDER__WIRE__ENVELOPE__BODY_PROGRESS && k) {
     for (connection *c = k->waiters; c; c = c->next_waiter) answer_progress(c, e->progress->stage ? e->progress->stage : "", e->progress->done, e->progress->total);
@@ -167,7 +204,7 @@ static void worker_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer) 
   (void)buffer;
   if (n < 0) {
     uv_read_stop(stream);
-    uv_process_kill(&w->process, SIGKILL); /* its exit is seen next */
+    worker_kill(w); /* its exit is seen next */
     return;
   }
   th_frames_filled(&w->frames, (size_t)n);
@@ -208,7 +245,7 @@ static worker *worker_start(server *s) {
                                    {.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE, .data.stream = (uv_stream_t *)&w->out},
                                    {.flags = UV_INHERIT_FD, .data.fd = 2}};
   char *args[] = {program, "--worker", NULL};
-  uv_process_options_t options = {.file = program, .args = args, .stdio = stdio, .stdio_count = 3, .exit_cb = worker_exited};
+  uv_process_options_t options = {.file = program, .args = args, .stdio = stdio, .stdio_count = 3, .flags = UV_PROCESS_DETACHED, .exit_cb = worker_exited};
   int error = uv_spawn(s->loop, &w->process, &options);
   w->next = s->workers;
   s->workers = w;
@@ -273,7 +310,7 @@ static void worker_send_bytes(worker *w, const uint8_t *bytes, size_t size, uint
 static void compile_too_long(uv_timer_t *timer) {
   worker *w = timer->data;
   w->timed_out = true;
-  uv_process_kill(&w->process, SIGKILL);
+  worker_kill(w);
 }
 
 static void worker_take(worker *w, compile *k) {

@@ -181,16 +181,16 @@ static void hello(connection *c, const envelope *e) {
   answer(c, &reply);
 }
 
-static bool answer_known(connection *c, const uint8_t *digest) {
+static bool answer_known(connection *c, const uint8_t *digest, bool counted) {
   th_cached found;
-  if (!th_cache_get(c->s->cache, digest, &found)) return false;
+  if (!th_cache_get(c->s->cache, digest, counted, &found)) return false;
   answer_bytes(c, found.bytes, found.size, found.sha256, found.from_disk ? THUNDER__WIRE__ORIGIN__ORIGIN_DISK : THUNDER__WIRE__ORIGIN__ORIGIN_MEMORY, found.seconds);
   return true;
 }
 
 static void lookup(connection *c, const Thunder__Wire__Lookup *m) {
   if (m->digest.len != 32) refuse(c, TH_CODE_INVALID_ARGUMENT, "a digest has 32 bytes");
-  else if (answer_known(c, m->digest.data)) return;
+  else if (answer_known(c, m->digest.data, true)) return;
   else if (!m->no_wait && compile_join(c, m->digest.data)) return;
   else answer_error(c, TH_CODE_NOT_FOUND, "the digest is not known", -1, -1, NULL);
 }
@@ -221,7 +221,7 @@ static void collected(connection *c) {
   c->pass = NULL;
   if (!dump) {
     th_sha256_of(job, size, digest);
-    bool wrong = memcmp(digest, c->digest, 32), known = !wrong && !c->no_cache && (answer_known(c, digest) || compile_join(c, digest));
+    bool wrong = memcmp(digest, c->digest, 32), known = !wrong && !c->no_cache && (answer_known(c, digest, false) || compile_join(c, digest));
     if (wrong) refuse(c, TH_CODE_INVALID_ARGUMENT, "the job's bytes do not have the digest that was named");
     if (wrong || known) {
       free(job);
@@ -326,7 +326,7 @@ static bool serve(connection *c, envelope *e) {
       }
       memcpy(c->digest, e->compile->digest.data, 32);
       c->no_cache = e->compile->no_cache;
-      if (!c->no_cache && answer_known(c, c->digest)) break;
+      if (!c->no_cache && answer_known(c, c->digest, false)) break;
       collect(c, e->body_case, e->compile->size, 0);
       break;
     case THUNDER__WIRE__ENVELOPE__BODY_DUMP:

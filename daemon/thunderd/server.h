@@ -29,6 +29,7 @@ typedef struct server {
   worker *workers;
   uint32_t workers_max;
   uint64_t n_compiles, n_failed, n_cancelled, n_timeouts, n_crashes, n_requests, n_refused;
+  uint32_t failed_starts;
   double compile_seconds;
 } server;
 

@@ -1,4 +1,5 @@
-/* The host's C compiler: source in, shared object out. It is run without a shell in a folder of its own under $TMPDIR. */
+/* The host's C compiler: source in, shared object out. It is run without a shell in a folder of its own under $TMPDIR,
+ * which carries the process's number: thunderd removes it when a worker is killed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
@@ -85,7 +86,7 @@ static th_status run(th_arena *arena, char *const *argv, const char *log) {
 th_status th_cpu_compile(const th_options *options, th_arena *arena, const char *source, size_t size, uint8_t **out, size_t *out_size,
                          const char **out_kind) {
   const char *cc = getenv("THUNDER_CC"), *tmp = getenv("TMPDIR"), *arch = options->target.arch;
-  char *folder = th_arena_printf(arena, "%s/thunder-cc-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+  char *folder = th_arena_printf(arena, "%s/thunder-cc-%d-XXXXXX", tmp && *tmp ? tmp : "/tmp", (int)getpid());
   if (!mkdtemp(folder)) return TH_ERROR(UNAVAILABLE, "cannot make a folder %s: %s; set TMPDIR", folder, strerror(errno));
   char *in = th_arena_printf(arena, "%s/k.c", folder), *so = th_arena_printf(arena, "%s/k.so", folder), *log = th_arena_printf(arena, "%s/log", folder);
   char *march = th_arena_printf(arena, "-march=%s", arch && *arch ? !strcmp(arch, "aarch64") ? "armv8.2-a" : arch : "x86-64-v3");

@@ -1,0 +1,106 @@
+"""Tests of the real daemon: each has runtime folder, cache and temporary folder of its own, and leaves nothing behind."""
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+BIN = os.environ.get("THUNDER_BIN", "")
+PROGRAM = """
+import sys, torch, thunder
+def f(a):
+    return (a * {factor}).sum()
+c = thunder.compile(f, fullgraph=True)
+print("result", float(c(torch.ones(4))))
+print("origin", *thunder.compile_stats(c).compiles)
+"""
+
+
+class Place:
+    def __init__(self, folder):
+        self.folder = str(folder)
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("THUNDER_") or k in ("THUNDER_BIN", "THUNDER_BUILD_DIR")}
+        for name, sub in (("THUNDER_RUNTIME_DIR", "run"), ("THUNDER_CACHE_DIR", "cache"), ("TMPDIR", "tmp")):
+            self.env[name] = os.path.join(self.folder, sub)
+            os.makedirs(self.env[name], mode=0o700)
+
+    def script(self, name, factor=2.0, text=PROGRAM):
+        path = os.path.join(self.folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(textwrap.dedent(text).format(factor=factor))
+        return path
+
+    def start(self, path, **env):
+        return subprocess.Popen([sys.executable, path], env={**self.env, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, path, **env):
+        """(exit code, output, errors) of a script."""
+        process = self.start(path, **env)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    def origin(self, path, **env):
+        code, out, err = self.run(path, **env)
+        assert code == 0, err
+        return re.search(r"^origin (\w+)", out, re.M)[1]
+
+    def ctl(self, *args):
+        return subprocess.run([os.path.join(BIN, "thunderctl"), *args], env=self.env, capture_output=True, text=True, timeout=60)
+
+    def number(self, pattern):
+        """A number of `thunderctl status`."""
+        return int(re.search(pattern, self.ctl("status").stdout)[1])
+
+    def daemon(self):
+        m = re.search(r"pid (\d+)", self.ctl("status").stdout)
+        return int(m[1]) if m else None
+
+    def processes(self):
+        """Processes of this place: those that have its runtime folder in their environment."""
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    mine = f"THUNDER_RUNTIME_DIR={self.env['THUNDER_RUNTIME_DIR']}".encode() in f.read().split(b"\0")
+                with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+                    state = f.read().rsplit(")", 1)[1].split()[0]
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    command = f.read().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if mine and state != "Z":
+                found[int(pid)] = command
+        return found
+
+    def wait(self, condition, seconds=10):
+        end = time.time() + seconds
+        while not condition():
+            assert time.time() < end, f"still not after {seconds} s; processes: {self.processes()}"
+            time.sleep(0.05)
+
+    def cache_files(self):
+        return [os.path.join(at, f) for at, _, files in os.walk(self.env["THUNDER_CACHE_DIR"]) for f in files]
+
+    def log(self):
+        texts = []
+        for at, _, files in os.walk(self.env["THUNDER_RUNTIME_DIR"]):
+            texts += [open(os.path.join(at, f), encoding="utf-8", errors="replace").read() for f in files if f == "log"]
+        return "".join(texts)
+
+
+@pytest.fixture
+def place(tmp_path):
+    p = Place(tmp_path)
+    yield p
+    p.ctl("stop")
+    try:
+        p.wait(lambda: not p.processes(), 5)
+    finally:
+        for pid in p.processes():
+            os.kill(pid, signal.SIGKILL)
+    assert not os.listdir(p.env["TMPDIR"]), "temporary files were left behind"

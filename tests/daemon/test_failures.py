@@ -1,0 +1,264 @@
+"""Crashes, limits and bad input: one clear error, or none; the daemon lives on and nothing is left behind."""
+import concurrent.futures
+import os
+import re
+import signal
+import socket
+import stat
+import struct
+import time
+
+import pytest
+
+from thunder import daemon as client
+from thunder import wire
+
+
+def test_eight_at_once_start_one_daemon(place):
+    script = place.script("a.py")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        origins = list(pool.map(lambda _: place.origin(script), range(8)))
+    assert origins.count("compiled") == 1, origins
+    assert sum("thunderd" in c for c in place.processes().values()) == 1
+
+
+def test_socket_and_environment(place):
+    place.origin(place.script("a.py"), SECRET_OF_THE_CALLER="42")
+    pid = place.daemon()
+    path = re.search(r"socket\s+(\S+)", place.ctl("status").stdout)[1]
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert b"SECRET_OF_THE_CALLER" not in open(f"/proc/{pid}/environ", "rb").read()
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        assert not target.startswith(("pipe:", "/dev/pts", "/dev/tty")) or "thunder" in target or target.startswith("pipe:") and int(fd) > 2
+
+
+def test_idle_exit(place):
+    place.origin(place.script("a.py"), THUNDER_IDLE_SECONDS="1")
+    place.wait(lambda: not place.processes(), 10)
+    assert place.origin(place.script("a.py")) == "disk"
+
+
+@pytest.mark.parametrize("action, message", [("kill", "signal 9"), ("exit:3", "exit code 3")])
+def test_a_worker_that_dies_fails_its_request_alone(place, action, message):
+    assert place.origin(place.script("a.py"), THUNDER_WORKERS="1", THUNDER_FAILPOINTS=f"worker.compile={action}@2") == "compiled"
+    code, out, err = place.run(place.script("b.py", factor=3.0))  # the second compile of the same worker
+    assert code == 1 and message in err and "compile worker" in err
+    assert place.origin(place.script("c.py", factor=4.0)) == "compiled"
+    assert place.number(r"workers crashed (\d+)") == 1
+
+
+def test_workers_that_never_start(place):
+    code, out, err = place.run(place.script("a.py"), THUNDER_FAILPOINTS="worker.start=exit:7")
+    assert code == 1 and "before they are ready" in err and "exit code 7" in err
+
+
+def test_a_compile_that_runs_away_is_ended(place):
+    start = time.time()
+    code, out, err = place.run(place.script("a.py"), THUNDER_FAILPOINTS="worker.compile=sleep:60000@1", THUNDER_COMPILE_TIMEOUT="1")
+    assert code == 1 and "longer than 1 s" in err and "THUNDER_COMPILE_TIMEOUT" in err and time.time() - start < 30
+
+
+def test_a_compiler_that_hangs_is_ended_with_its_worker(place):
+    slow = os.path.join(place.folder, "slow-cc")
+    with open(slow, "w", encoding="utf-8") as f:
+        f.write("#!/bin/sh\nsleep 300\n")
+    os.chmod(slow, 0o755)
+    code, out, err = place.run(place.script("a.py"), THUNDER_CC=slow, THUNDER_COMPILE_TIMEOUT="2")
+    assert code == 1 and "longer than 2 s" in err
+    place.wait(lambda: not any("slow-cc" in c or "sleep" in c for c in place.processes().values()), 5)
+
+
+def test_no_compiler(place):
+    code, out, err = place.run(place.script("a.py"), THUNDER_CC="/nonexistent/cc")
+    assert code == 1 and "/nonexistent/cc" in err and "install gcc or clang" in err
+    place.ctl("stop")
+    broken = os.path.join(place.folder, "broken-cc")
+    with open(broken, "w", encoding="utf-8") as f:
+        f.write("#!/bin/sh\necho 'ran out of steam' >&2; exit 1\n")
+    os.chmod(broken, 0o755)
+    code, out, err = place.run(place.script("a.py"), THUNDER_CC=broken)
+    assert code == 1 and "ran out of steam" in err
+
+
+def test_memory_limit(place):
+    code, out, err = place.run(place.script("a.py"), THUNDER_COMPILE_MEMORY="200000")
+    assert code == 1 and ("memory" in err or "compile worker" in err)
+
+
+@pytest.mark.parametrize("point", ["daemon.listening", "cache.rename"])
+def test_a_daemon_killed_at_a_fail_point(place, point):
+    script = place.script("a.py")
+    code, out, err = place.run(script, THUNDER_FAILPOINTS=f"{point}=kill@1")
+    if code:
+        assert "thunderd" in err and err.strip().splitlines()[-1].startswith("thunder."), err
+    place.ctl("stop")
+    place.wait(lambda: not any("thunderd" in c for c in place.processes().values()), 5)
+    assert place.origin(script) in ("compiled", "disk")
+    assert not [f for f in place.cache_files() if os.path.basename(f).startswith(".")] or point == "cache.rename"
+
+
+def test_a_daemon_killed_between_calls(place):
+    script = place.script("a.py", text='''
+        import os, signal, sys, torch, thunder
+        from thunder import daemon
+        c = thunder.compile(lambda a: (a * {factor}).sum(), fullgraph=True)
+        c(torch.ones(4))
+        with daemon._connected() as connection:
+            pid = int.from_bytes(__import__("socket").socket.getsockopt(connection.socket, 1, 17, 12)[:4], "little")
+        os.kill(pid, signal.SIGKILL)
+        d = thunder.compile(lambda a: (a * {factor} + 1).sum(), fullgraph=True)
+        assert float(d(torch.ones(4))) == 12.0
+        print("origin", *thunder.compile_stats(d).compiles)
+        ''')
+    assert place.origin(script) == "compiled"
+
+
+def test_stop_and_status_without_a_daemon(place):
+    assert "no daemon" in place.ctl("status").stdout + place.ctl("status").stderr
+    assert place.ctl("stop").returncode == 0
+    assert place.ctl("nosuch").returncode == 2
+
+
+# ---- the protocol ----
+
+def connect(place):
+    path = re.search(r"socket\s+(\S+)", place.ctl("status").stdout)[1]
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(10)
+    s.connect(path)
+    return s
+
+
+def frame(**body):
+    e = wire.Envelope(protocol=client.PROTOCOL, build=client.build_id())
+    for name, message in body.items():
+        getattr(e, name).CopyFrom(message)
+        getattr(e, name).SetInParent()
+    data = e.SerializeToString()
+    return struct.pack("<I", len(data)) + data
+
+
+def answer(s):
+    def exactly(n):
+        data = b""
+        while len(data) < n:
+            piece = s.recv(n - len(data))
+            if not piece:
+                return None
+            data += piece
+        return data
+    head = exactly(4)
+    if head is None:
+        return None
+    return wire.Envelope.FromString(exactly(struct.unpack("<I", head)[0]))
+
+
+HELLO = dict(hello=wire.Hello(kind="rank", pid=1))
+
+
+def alive(place):
+    s = connect(place)
+    s.sendall(frame(**HELLO))
+    assert answer(s).WhichOneof("body") == "hello_reply"
+    return s
+
+
+@pytest.fixture
+def running(place):
+    place.origin(place.script("a.py"), THUNDER_REQUEST_MAX="1000000")
+    yield place
+    alive(place)
+    assert place.number(r"pid (\d+)")
+
+
+def test_garbage_and_half_frames(running):
+    for data in (b"GET / HTTP/1.1\r\n\r\n", b"\xff\xff\xff\x7f", struct.pack("<I", 10) + b"abc", b"\0\0\0\0", os.urandom(5000)):
+        s = connect(running)
+        s.sendall(data)
+        s.shutdown(socket.SHUT_WR)
+        e = answer(s)
+        assert e is None or e.WhichOneof("body") == "error"
+        s.close()
+    silent = connect(running)
+    silent.sendall(b"\x05")
+    alive(running)  # others are served meanwhile
+    silent.close()
+
+
+def test_wrong_protocol_version(running):
+    s = connect(running)
+    e = wire.Envelope(protocol=99, build="x")
+    e.hello.SetInParent()
+    data = e.SerializeToString()
+    s.sendall(struct.pack("<I", len(data)) + data)
+    e = answer(s)
+    assert e.WhichOneof("body") == "error" and "99" in e.error.message and str(client.PROTOCOL) in e.error.message
+
+
+def test_oversized_request(running):
+    s = alive(running)
+    s.sendall(frame(compile=wire.Compile(digest=b"x" * 32, size=2_000_000)))
+    e = answer(s)
+    assert e.WhichOneof("body") == "error" and "2000000" in e.error.message and "THUNDER_REQUEST_MAX" in e.error.message
+
+
+def test_wrong_digest_and_bad_jobs(running):
+    import hashlib
+    s = alive(running)
+    s.sendall(frame(compile=wire.Compile(digest=b"x" * 32, size=4)) + frame(chunk=wire.Chunk(offset=0, total=4, bytes=b"abcd", last=True)))
+    assert "digest" in answer(s).error.message
+    for data in (b"abcd", b"\x08\x01", b"\x08\x07", os.urandom(1000)):
+        s = alive(running)
+        s.sendall(frame(compile=wire.Compile(digest=hashlib.sha256(data).digest(), size=len(data))) +
+                  frame(chunk=wire.Chunk(offset=0, total=len(data), bytes=data, last=True)))
+        e = answer(s)
+        while e.WhichOneof("body") == "progress":
+            e = answer(s)
+        assert e.WhichOneof("body") == "error" and e.error.message
+
+
+def test_truncated_and_flipped_traces(running, monkeypatch):
+    """A real job, damaged in 200 places: an error or a result, never a crash of the worker."""
+    import hashlib
+    import random
+
+    import torch
+
+    import thunder
+    jobs = []
+    monkeypatch.setattr(client, "compile_job", lambda job, progress=None: jobs.append(job) or (_ for _ in ()).throw(client.DaemonError("kept")))
+    with pytest.raises(Exception):
+        thunder.compile(lambda a, b: torch.softmax(a @ b, -1).sum(0), fullgraph=True)(torch.ones(3, 4), torch.ones(4, 5))
+    job, rng = jobs[0], random.Random(7)
+    before = running.number(r"workers crashed (\d+)")
+    for i in range(200):
+        data = bytearray(job)
+        if i % 4 == 0:
+            data = data[:rng.randrange(1, len(data))]
+        else:
+            for _ in range(rng.choice((1, 1, 2, 8))):
+                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        data = bytes(data)
+        s = alive(running)
+        s.sendall(frame(compile=wire.Compile(digest=hashlib.sha256(data).digest(), size=len(data), no_cache=True)) +
+                  frame(chunk=wire.Chunk(offset=0, total=len(data), bytes=data, last=True)))
+        e = answer(s)
+        while e.WhichOneof("body") == "progress":
+            e = answer(s)
+        assert e.WhichOneof("body") in ("error", "chunk")
+        if e.WhichOneof("body") == "error":
+            assert e.error.message and "worker" not in e.error.message, f"damage {i} (seed 7): {e.error.message}"
+        s.close()
+    assert running.number(r"workers crashed (\d+)") == before
+
+
+def test_a_client_that_leaves_ends_its_compile(place):
+    process = place.start(place.script("a.py"), THUNDER_FAILPOINTS="worker.compile=sleep:60000")
+    place.wait(lambda: any("--worker" in c for c in place.processes().values()), 60)
+    place.wait(lambda: place.ctl("status").stdout.count("1 compiles running") == 1, 20)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    place.wait(lambda: "0 compiles running" in place.ctl("status").stdout, 10)
+    assert place.number(r"cancelled (\d+)") == 1
