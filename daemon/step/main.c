@@ -223,6 +223,23 @@ static th_client *register_job(char **command) {
   return client;
 }
 
+/* A daemon that came later, or came again, learns of the job within a second. */
+static th_client *keep_registered(th_client *client, bool readable, char **command) {
+  static double tried;
+  if (client && readable) {
+    Thunder__Wire__Envelope *said = NULL;
+    th_status status = th_client_receive(client, 0.2, &said);
+    th_envelope_free(said);
+    if (!status) return client;
+    th_status_free(status);
+    th_client_close(client);
+    client = NULL;
+  }
+  if (client || now() - tried < 1) return client;
+  tried = now();
+  return register_job(command);
+}
+
 int main(int argc, char **argv) {
   if (argc < 6) {
     fprintf(stderr, "thunder-step is started by thunderrun\n");
@@ -259,11 +276,13 @@ int main(int argc, char **argv) {
     th_status_free(status);
     end_job(SIGKILL);
   }
-  th_client *client = status ? NULL : register_job(command);
+  th_client *client = NULL;
   while (left) {
     polled[0] = (struct pollfd){.fd = signals, .events = POLLIN};
     for (unsigned i = 0; i < n_ranks; i++) polled[i + 1] = (struct pollfd){.fd = ranks[i].pipe > 0 ? ranks[i].pipe : -1, .events = POLLIN};
-    poll(polled, n_ranks + 1, 200);
+    polled[n_ranks + 1] = (struct pollfd){.fd = client ? th_client_fd(client) : -1, .events = POLLIN};
+    poll(polled, n_ranks + 2, 200);
+    if (!ending) client = keep_registered(client, polled[n_ranks + 1].revents != 0, command);
     for (unsigned i = 0; i < n_ranks; i++)
       if (polled[i + 1].revents) read_rank(i);
     struct signalfd_siginfo info;

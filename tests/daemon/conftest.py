@@ -103,4 +103,5 @@ def place(tmp_path):
     finally:
         for pid in p.processes():
             os.kill(pid, signal.SIGKILL)
-    assert not os.listdir(p.env["TMPDIR"]), "temporary files were left behind"
+    # the logs of a job that failed stay: its message names them
+    assert not [f for f in os.listdir(p.env["TMPDIR"]) if not f.startswith("thunder-job-")], "temporary files were left behind"

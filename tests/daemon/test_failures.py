@@ -262,3 +262,30 @@ def test_a_client_that_leaves_ends_its_compile(place):
     process.communicate()
     place.wait(lambda: "0 compiles running" in place.ctl("status").stdout, 10)
     assert place.number(r"cancelled (\d+)") == 1
+
+
+def test_jobs_are_known_to_daemons_that_come_later(place):
+    """A job started without a daemon, and one whose daemon is killed: the job goes on and the next daemon lists it."""
+    script = place.script("job.py", text="""
+        import time
+        time.sleep(60)
+        """)
+    import subprocess
+    run = subprocess.Popen([os.path.join(os.environ["THUNDER_BIN"], "thunderrun"), "-n", "2", script], env=place.env,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        place.wait(lambda: sum(script in c and "thunder" not in c.split()[0] for c in place.processes().values()) >= 2, 20)
+        assert place.daemon() is None
+        place.origin(place.script("a.py"))
+        place.wait(lambda: "job.py" in place.ctl("ls").stdout, 5)
+        first = place.daemon()
+        os.kill(first, signal.SIGKILL)
+        place.wait(lambda: first not in place.processes(), 5)
+        assert run.poll() is None
+        place.origin(place.script("b.py", factor=3.0))
+        assert place.daemon() != first
+        place.wait(lambda: "job.py" in place.ctl("ls").stdout, 5)
+    finally:
+        run.send_signal(signal.SIGTERM)
+        run.communicate(timeout=20)
+    place.wait(lambda: "job.py" not in place.ctl("ls").stdout, 5)
