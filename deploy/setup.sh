@@ -41,7 +41,7 @@ run() {
 
 venv() {
   local dir=$1 stamp=$1/.thunder-setup wanted
-  wanted="torch ${TORCH_VERSION:-2.13.0} packages 2"
+  wanted="torch ${TORCH_VERSION:-2.13.0} packages 3"
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return 0
   [ -x "$dir/bin/python" ] || run "${PYTHON:-python3}" -m venv "$dir"
   # Everyone else's torch from PyPI brings CUDA along; the CPU build is on PyTorch's own index. Where pip is configured
@@ -50,7 +50,7 @@ venv() {
   if ! "$dir/bin/python" -m pip config list 2>/dev/null | grep -qE 'index-url|find-links'; then
     index=(--extra-index-url https://download.pytorch.org/whl/cpu)
   fi
-  run "$dir/bin/python" -m pip install --quiet "${index[@]}" "torch==${TORCH_VERSION:-2.13.0}" numpy protobuf rich tqdm matplotlib pytest pytest-timeout grpcio sphinx
+  run "$dir/bin/python" -m pip install --quiet "${index[@]}" "torch==${TORCH_VERSION:-2.13.0}" numpy protobuf rich tqdm matplotlib pytest pytest-timeout grpcio sphinx myst-parser
   echo "$wanted" >"$stamp"
 }
 

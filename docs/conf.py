@@ -7,7 +7,7 @@ sys.path.insert(0, os.path.join(here, "..", "client"))
 sys.path.insert(0, here)
 project = "Thunder"
 copyright = "the Thunder developers"
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 exclude_patterns = ["build", "examples"]
 html_theme = "alabaster"
 html_theme_options = {"description": "a distributed training runtime for PyTorch programs", "page_width": "1100px"}

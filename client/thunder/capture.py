@@ -253,6 +253,15 @@ class Exported:
         return self.states[number] if number is not None and number < len(self.states) else None
 
 
+def makes_dropout(node):
+    """A dropout that makes a tensor of its own. Functionalization takes its result for a possible alias of its input and
+    lets nobody write to it in place; a copy (which the compiler drops) may be written to."""
+    if node.op != "call_function" or node.target not in (torch.nn.functional.dropout, torch.dropout):
+        return False
+    given = dict(zip(("input", "p", "training", "inplace"), node.args)) | node.kwargs
+    return given.get("training", given.get("train", True)) is True and given.get("p", 0.5) > 0 and not given.get("inplace", False)
+
+
 class _Runner(torch.nn.Module):
     """Runs a TorchDynamo graph node by node, with regions as opaque calls; remembers where it was."""
 
@@ -273,7 +282,8 @@ class _Runner(torch.nn.Module):
                 if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
                     with self._set_current_node(node):
                         return owner.run_region(self, node)
-                return super().run_node(node)
+                result = super().run_node(node)
+                return result.clone() if makes_dropout(node) else result
 
         with fx_traceback.preserve_node_meta():
             return Interpreter(self.gm).run(*args)

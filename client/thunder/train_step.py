@@ -279,9 +279,9 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
     """A training step as one plan: forward, backward, gradient sync over the job's ranks, clipping, optimizer.
 
     Args:
-        model: module; without loss_fn, `model(*batch)` gives the loss.
+        model: module; without loss_fn, ``model(*batch)`` gives the loss.
         optimizer: SGD, Adam or AdamW are part of the plan; any other runs in eager PyTorch on `.grad` after it, said once.
-        loss_fn: called as loss_fn(model(*batch[:-1]), batch[-1]). It may return the loss, a tuple that begins with it, or a
+        loss_fn: called as ``loss_fn(model(*batch[:-1]), batch[-1])``. It may return the loss, a tuple that begins with it, or a
             dict with the key "loss"; what it returns comes back whole.
         clip_grad_norm: largest global 2-norm of the gradients; `step.grad_norm` is the norm before clipping.
         accumulate: micro-batches per update. Each call is one; gradients are averaged. `step.flush()` takes a partial tail.

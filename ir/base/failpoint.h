@@ -12,7 +12,7 @@
  * THUNDER_FAILPOINTS_RANK=r limits them to the process whose RANK is r.
  *
  * Compiled in only where THUNDER_FAILPOINTS is defined (a CMake option, on by default, off in bundles); else the
- * macros are nothing. Every name is in docs/design/0005-channels-and-steps.md. Thread-safe. */
+ * macros are nothing. Every name is in docs/design/0001-parts-and-processes.md, section 11. Thread-safe. */
 #ifndef THUNDER_IR_BASE_FAILPOINT_H
 #define THUNDER_IR_BASE_FAILPOINT_H
 

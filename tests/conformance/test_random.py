@@ -18,6 +18,17 @@ def test_dropout_keeps_its_mask_for_the_gradient():
         assert abs((y == 0).double().mean().item() - 0.3) < 4 * (0.3 * 0.7 / y.numel()) ** 0.5
 
 
+def test_the_result_of_dropout_is_written_in_place():
+    def fn(x):
+        h = F.dropout(x, 0.5)
+        h[:, 0] *= 3
+        return h
+    x = torch.ones(300, 2, requires_grad=True)
+    y = thunder.compile(fn, fullgraph=True)(x)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach()) and set(y[:, 0].tolist()) == {0.0, 6.0} and set(y[:, 1].tolist()) == {0.0, 2.0}
+
+
 def test_masks_differ_between_calls_and_places_and_follow_the_seed():
     compiled = thunder.compile(lambda x: (F.dropout(x, 0.5), F.dropout(x, 0.5)), fullgraph=True)
     x = torch.ones(1000)
