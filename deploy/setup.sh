@@ -46,10 +46,12 @@ venv() {
   [ -x "$dir/bin/python" ] || run "${PYTHON:-python3}" -m venv "$dir"
   # Everyone else's torch from PyPI brings CUDA along; the CPU build is on PyTorch's own index. Where pip is configured
   # to find packages elsewhere (an offline mirror), that is taken as it is.
-  local index=()
-  if ! "$dir/bin/python" -m pip config list 2>/dev/null | grep -qE 'index-url|find-links'; then
-    index=(--extra-index-url https://download.pytorch.org/whl/cpu)
-  fi
+  local index=() configured
+  configured=$("$dir/bin/python" -m pip config list 2>/dev/null || true) # no pipe into grep -q: it would end pip by SIGPIPE
+  case $configured in
+    *index-url* | *find-links*) ;;
+    *) index=(--extra-index-url https://download.pytorch.org/whl/cpu) ;;
+  esac
   run "$dir/bin/python" -m pip install --quiet "${index[@]}" "torch==${TORCH_VERSION:-2.13.0}" numpy protobuf rich tqdm matplotlib pytest pytest-timeout grpcio sphinx myst-parser
   echo "$wanted" >"$stamp"
 }
