@@ -10,6 +10,7 @@ PYTHON := $(abspath $(VENV))/bin/python
 export PATH := $(abspath $(BUILD))/bin:$(abspath $(VENV))/bin:$(PATH)
 export PYTHONPATH := $(abspath $(BUILD))/python
 export THUNDER_BIN := $(abspath $(BUILD))/bin
+export THUNDER_BUILD_DIR := $(abspath $(BUILD))
 PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider
 
 .PHONY: all setup build demo test test-quick bench docs format clean
