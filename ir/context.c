@@ -274,7 +274,7 @@ bool th_dim_exact_div(th_context *c, th_dim a, th_dim b, th_dim *out) {
 }
 
 th_dim th_dim_make(th_context *c, th_dim_kind kind, th_dim a, th_dim b) {
-  int64_t x, y;
+  int64_t x = 0, y = 0;
   bool ca = th_dim_is_const(c, a, &x), cb = th_dim_is_const(c, b, &y);
   switch (kind) {
     case TH_DIM_ADD:

@@ -49,6 +49,7 @@ static const th_attr *attr(const inference *f, const char *name) {
 
 static th_status ints_of(const inference *f, const char *name, uint32_t count, const th_dim **out) {
   const th_attr *a = attr(f, name);
+  *out = NULL;
   if (a->count != count) return BAD(f, "%s has %u entries, want %u", name, a->count, count);
   *out = a->ints;
   return TH_OK;

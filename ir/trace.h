@@ -161,7 +161,9 @@ const char *th_trace_print(const th_trace *trace);
 th_status th_trace_parse(th_context *context, const char *text, size_t length, th_trace **out_trace);
 /* Wire form. Decode checks every index, range and count before use, infers missing types and verifies. */
 th_status th_trace_decode(th_context *context, const uint8_t *bytes, size_t size, th_trace **out_trace);
-th_status th_trace_encode(const th_trace *trace, uint8_t **out_bytes, size_t *out_size); /* arena memory */
+/* Encode writes torch ops and prims (what a job carries); regions and plans: INVALID_ARGUMENT. Its result, in arena memory,
+ * decodes to a trace of the same text. */
+th_status th_trace_encode(const th_trace *trace, uint8_t **out_bytes, size_t *out_size);
 /* Checks the rules of `level` (structure, types by inference, legality of each op there). */
 th_status th_trace_verify(const th_trace *trace, th_level level);
 /* The level a trace is at: 4 where values have places, 3 where they have strides or there are fusions, 1 with torch ops, else 2. */

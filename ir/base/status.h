@@ -41,8 +41,8 @@ typedef struct th_status_info *th_status; /* NULL: success */
 /* Makes a status; use TH_ERROR, which fills in file and line. Never returns NULL: when memory is gone it
  * returns a static RESOURCE_EXHAUSTED status, which th_status_free leaves alone. */
 th_status th_status_create(th_code code, const char *file, int line, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
-th_status th_status_createv(th_code code, const char *file, int line, const char *format, va_list args);
+    __attribute__((format(printf, 4, 5), returns_nonnull));
+th_status th_status_createv(th_code code, const char *file, int line, const char *format, va_list args) __attribute__((returns_nonnull));
 
 /* TH_ERROR(INVALID_ARGUMENT, "op %s: ...", name) */
 #define TH_ERROR(code, ...) th_status_create(TH_CODE_##code, __FILE__, __LINE__, __VA_ARGS__)

@@ -1,13 +1,14 @@
-/* th-refrun: serves requests on standard input until it ends. Lines are text,
- * payloads follow them as bytes.
+/* th-refrun: serves requests on standard input until it ends. Lines are text, payloads follow them as bytes.
  *
- *   run WORLD SEED OFFSET N TEXT_BYTES\n <text of a trace> then, for each rank,
- * N tensors answer: ok M\n then, for each rank, M tensors. Torch ops are
- * lowered first; inputs of the kinds seed and offset are not among the N
- * tensors, they are given their numbers here. pass NAME OPTIONS TEXT_BYTES\n
- * <text>     OPTIONS: word,word,… or -; see set_option answer: ok BYTES\n <text
- * of the trace after the pass> a tensor: DTYPE RANK d0 d1 …\n <row-major bytes>
- *   any failure: error BYTES\n <message> */
+ *   run WORLD SEED OFFSET N TEXT_BYTES\n <text of a trace>, then for each rank N tensors
+ *     answer: ok M\n, then for each rank M tensors. Torch ops are lowered first; inputs of the kinds seed and offset are
+ *     not among the N tensors, they are given their numbers here.
+ *   pass NAME OPTIONS TEXT_BYTES\n <text>    OPTIONS: word,word,... or -; see set_option
+ *     answer: ok BYTES\n <text of the trace after the pass>
+ *   wire TEXT_BYTES\n <text>
+ *     answer: ok BYTES\n <text of the trace after it was encoded and decoded>
+ *
+ * A tensor: DTYPE RANK d0 d1 ...\n <row-major bytes>. Any failure: error BYTES\n <message>. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -166,11 +167,28 @@ static th_status serve_pass(request *q) {
   return TH_OK;
 }
 
+/* The trace on the wire and back: the text must be what it was. */
+static th_status serve_wire(request *q) {
+  char *text;
+  size_t size;
+  uint8_t *bytes;
+  th_trace *trace;
+  if (sscanf(q->line, "wire %zu", &size) != 1) return TH_ERROR(INVALID_ARGUMENT, "bad request %s", q->line);
+  TH_TRY(read_text(q, size, &text));
+  TH_TRY(th_trace_parse(th_context_create(q->arena), text, size, &trace));
+  TH_TRY(th_trace_encode(trace, &bytes, &size));
+  TH_TRY(th_trace_decode(th_context_create(q->arena), bytes, size, &trace));
+  const char *printed = th_trace_print(trace);
+  th_strbuf_printf(&q->answer, "ok %zu\n%s", strlen(printed), printed);
+  return TH_OK;
+}
+
 static th_status serve(void *user) {
   request *q = user;
   q->answer = th_strbuf_make(q->arena);
   if (!strncmp(q->line, "run ", 4)) return serve_run(q);
   if (!strncmp(q->line, "pass ", 5)) return serve_pass(q);
+  if (!strncmp(q->line, "wire ", 5)) return serve_wire(q);
   return TH_ERROR(INVALID_ARGUMENT, "bad request %s", q->line);
 }
 

@@ -43,6 +43,12 @@ class RefRun:
         self.process.stdin.write(f"pass {name} {','.join(options) or '-'} {len(data)}\n".encode() + data)
         return self.process.stdout.read(int(self._answer())).decode()
 
+    def wire(self, text):
+        """The text of the trace after it was encoded and decoded."""
+        data = text.encode()
+        self.process.stdin.write(f"wire {len(data)}\n".encode() + data)
+        return self.process.stdout.read(int(self._answer())).decode()
+
     def _answer(self):
         self.process.stdin.flush()
         word, number = self.process.stdout.readline().split()
