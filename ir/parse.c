@@ -218,14 +218,14 @@ static placed value_info(parser *p) {
     if (dims(p, ")", strides, TH_MAX_RANK) != rank) FAIL(p, "as many strides as dimensions are wanted");
     v.strides = th_arena_copy(p->a, strides, rank * sizeof *strides);
   }
-  if (accept(p, "borrowed(")) v.place = TH_PLACE_BORROWED, v.index = (uint32_t)number(p);
-  else if (accept(p, "escaping(")) v.place = TH_PLACE_ESCAPING, v.index = (uint32_t)number(p);
+  if (accept(p, "borrowed(")) v.place = TH_PLACE_BORROWED, v.index = index_below(p, UINT32_MAX, "place");
+  else if (accept(p, "escaping(")) v.place = TH_PLACE_ESCAPING, v.index = index_below(p, UINT32_MAX, "place");
   else if (accept(p, "arena(")) v.place = TH_PLACE_ARENA, v.offset = dim(p);
   else if (accept(p, "constant(")) v.place = TH_PLACE_CONSTANT;
   else if (accept(p, "alias(")) {
     expect(p, "%");
     v.place = TH_PLACE_ALIAS;
-    v.index = (uint32_t)number(p);
+    v.index = index_below(p, UINT32_MAX, "place");
     expect(p, "+");
     v.offset = dim(p);
   }
@@ -431,7 +431,7 @@ static void input_line(parser *p, uint32_t graph) {
   in->requires_grad = accept(p, "requires_grad");
   in->donated = accept(p, "donated");
   if (accept(p, "written_by(")) {
-    in->written_by = (int32_t)number(p);
+    in->written_by = (int32_t)index_below(p, INT32_MAX, "output");
     expect(p, ")");
   }
   if (accept(p, "layout(")) {
@@ -467,7 +467,7 @@ static void graph_block(parser *p) {
       o.kind = (th_output_kind)(kind < 0 ? 0 : kind);
       if (o.kind != TH_OUTPUT_FRESH && o.kind != TH_OUTPUT_SAVED) {
         expect(p, "(");
-        o.base = (uint32_t)number(p);
+        o.base = index_below(p, UINT32_MAX, "base");
         expect(p, ")");
       }
       if (accept(p, "layout(")) {
@@ -510,16 +510,16 @@ static void symbol_line(parser *p) {
   if (!p->status && (uint64_t)number(p) != th_symbol_count(p->c)) FAIL(p, "symbols are numbered in order");
   expect(p, "=");
   if (accept(p, "size(")) {
-    s.input = (uint32_t)number(p);
+    s.input = index_below(p, UINT32_MAX, "input");
     expect(p, ",");
-    s.dimension = (uint32_t)number(p);
+    s.dimension = index_below(p, UINT32_MAX, "dimension");
     expect(p, ")");
   } else if (accept(p, "unbound")) {
     s.input = TH_NONE;
   } else {
     expect(p, "integer(");
     s.source = TH_SYMBOL_INTEGER;
-    s.input = (uint32_t)number(p);
+    s.input = index_below(p, UINT32_MAX, "input");
     expect(p, ")");
   }
   expect(p, "in");
@@ -532,18 +532,6 @@ static void symbol_line(parser *p) {
   if (p->status) return;
   if (s.min < 0 || (s.max != -1 && s.max < s.min) || s.multiple < 1) FAIL(p, "the symbol's range is empty");
   else th_symbol_add(p->c, s);
-}
-
-/* A backward half: its gradients are numbered by the inputs of the forward half. */
-static bool is_backward_half(const th_trace *t) {
-  const th_graph *g = t->graphs[0];
-  bool found = false;
-  for (uint32_t i = 0; i < g->n_inputs; i++) {
-    th_input_kind kind = t->inputs[i].kind;
-    if (kind != TH_INPUT_SAVED && kind != TH_INPUT_TANGENT && kind != TH_INPUT_SEED && kind != TH_INPUT_OFFSET) return false;
-    found |= kind == TH_INPUT_TANGENT;
-  }
-  return found;
 }
 
 static void finish(parser *p) { /* what refers forward */
@@ -561,8 +549,9 @@ static void finish(parser *p) { /* what refers forward */
   for (uint32_t o = 0; o < g->n_outputs && !p->status; o++) {
     const th_output *out = &p->t->outputs[o];
     bool of_output = out->kind == TH_OUTPUT_VIEW_OF_OUTPUT, based = out->kind != TH_OUTPUT_FRESH && out->kind != TH_OUTPUT_SAVED;
-    if (out->kind == TH_OUTPUT_GRADIENT && is_backward_half(p->t)) continue;
+    if (out->kind == TH_OUTPUT_GRADIENT && th_trace_is_backward_half(p->t)) continue;
     if (based && (out->base >= (of_output ? g->n_outputs : g->n_inputs) || (of_output && p->t->outputs[out->base].kind == TH_OUTPUT_VIEW_OF_OUTPUT))) FAIL(p, "output %u is based on %s %u", o, of_output ? "output" : "input", out->base);
+    else if (out->kind == TH_OUTPUT_WRITTEN && p->t->inputs[out->base].written_by < 0) p->t->inputs[out->base].written_by = (int32_t)o;
   }
   for (size_t k = 0; k < p->t->n_graphs; k++)
     for (size_t i = 0; i < p->t->graphs[k]->n_ops && !p->status; i++) {

@@ -168,5 +168,8 @@ th_status th_trace_encode(const th_trace *trace, uint8_t **out_bytes, size_t *ou
 th_status th_trace_verify(const th_trace *trace, th_level level);
 /* The level a trace is at: 4 where values have places, 3 where they have strides or there are fusions, 1 with torch ops, else 2. */
 th_level th_trace_level(const th_trace *trace);
+/* A backward half (pass `backward`): its gradients are numbered by the inputs of the forward half. Told by its inputs, which are
+ * saved values, tangents and random numbers alone. */
+bool th_trace_is_backward_half(const th_trace *trace);
 
 #endif

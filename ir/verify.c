@@ -16,6 +16,8 @@ typedef struct verifier {
   th_context *c;
   th_level level;
   bool *defined; /* by value */
+  th_type *types; /* (room) what inference writes to */
+  uint32_t room;
   const th_graph *g;
   uint32_t graph;
   size_t at; /* which op */
@@ -63,6 +65,9 @@ static th_status check_operands(const verifier *v) {
     if (x >= v->t->n_values) return BAD(v, "operand %s is value %u of %zu", o->name, x, v->t->n_values);
     if (v->t->values[x].graph != v->graph) return BAD(v, "operand %s is a value of graph @%u", o->name, v->t->values[x].graph);
     if (!v->defined[x]) return BAD(v, "operand %s is read before it is made", o->name);
+    bool started = v->t->values[x].def && v->t->values[x].def->kind == TH_OP_all_reduce_start;
+    if (started && op->kind != TH_OP_wait) return BAD(v, "operand %s is of a collective that was started; only wait may read it", o->name);
+    if (!started && op->kind == TH_OP_wait) return BAD(v, "operand %s is of no collective that was started", o->name);
   }
   return TH_OK;
 }
@@ -92,18 +97,30 @@ static th_status check_attrs(const verifier *v) {
 }
 
 static th_status check_types(const verifier *v) {
-  enum { ROOM = 4096 };
   const th_op *op = v->op;
   uint32_t n = 0;
-  th_type *types = TH_ARENA_ARRAY(th_context_arena(v->c), th_type, op->n_results + 64 < ROOM ? ROOM : op->n_results + 64);
-  th_status status = th_infer((th_trace *)v->t, op->kind, op->operands, op->n_operands, op->attrs, types, op->n_results + 64 < ROOM ? ROOM : op->n_results + 64, &n);
+  th_type *types = v->types;
+  th_status status = th_infer((th_trace *)v->t, op->kind, op->operands, op->n_operands, op->attrs, types, v->room, &n);
   if (status) return th_status_prefix(status, "level %d: graph @%u op %zu", v->level, v->graph, v->at);
   if (n != op->n_results) return BAD(v, "%u results, its rule makes %u", op->n_results, n);
   for (uint32_t i = 0; i < n; i++) {
     const th_type *is = th_type_of(v->t, op->result + i);
+    bool crosses = op->kind == TH_OP_copy; /* how values come into host memory and out of it */
+    if (is->weak != types[i].weak || (is->host != types[i].host && !crosses))
+      return BAD(v, "result %u is%s%s; its rule makes one that is%s%s", i, is->weak ? " weak" : " not weak", is->host ? " in host memory" : "", types[i].weak ? " weak" : " not weak", types[i].host ? " in host memory" : "");
     if (is->dtype != types[i].dtype || !th_type_same_shape(is, &types[i]))
       return BAD(v, "result %u is %s of rank %u; its rule makes %s of rank %u, or other sizes", i, th_dtype_name(is->dtype), is->rank, th_dtype_name(types[i].dtype), types[i].rank);
   }
+  return TH_OK;
+}
+
+static th_status check_type(const verifier *v, th_value x) {
+  const th_type *t = th_type_of(v->t, x);
+  if (t->dtype == TH_DTYPE_none || t->dtype >= TH_DTYPE_COUNT) return WRONG(v, "value %u has no dtype", x);
+  if (t->rank > TH_MAX_RANK) return WRONG(v, "value %u has rank %u, at most %d", x, t->rank, TH_MAX_RANK);
+  if (t->weak && t->rank) return WRONG(v, "value %u is weak, a Python number, but has rank %u", x, t->rank);
+  for (uint32_t i = 0; i < t->rank; i++)
+    if (t->dims[i] >= th_dim_count(v->c)) return WRONG(v, "value %u has a size that is no dimension expression", x);
   return TH_OK;
 }
 
@@ -116,6 +133,7 @@ static th_status check_op(verifier *v) {
   if (op->n_results && (op->result >= v->t->n_values || op->n_results > v->t->n_values - op->result)) return BAD(v, "its results are values that do not exist");
   TH_TRY(check_types(v));
   for (uint32_t k = 0; k < op->n_results; k++) {
+    TH_TRY(check_type(v, op->result + k));
     const th_value_info *i = &v->t->values[op->result + k];
     if (i->def != op || i->index != k || i->graph != v->graph) return BAD(v, "result %u does not say so", k);
     if (v->defined[op->result + k]) return BAD(v, "result %u is made twice", k);
@@ -123,19 +141,11 @@ static th_status check_op(verifier *v) {
   }
   bool region = op->kind == TH_OP_fusion || op->kind == TH_OP_library || op->kind == TH_OP_launch || op->kind == TH_OP_invoke;
   if (region && !op->executor) return BAD(v, "no executor has claimed it");
+  if (!region && op->executor) return BAD(v, "executor %s stands on it; only regions are claimed", op->executor);
   return TH_OK;
 }
 
 /* ---- graphs ---- */
-
-static th_status check_type(const verifier *v, th_value x) {
-  const th_type *t = th_type_of(v->t, x);
-  if (t->dtype == TH_DTYPE_none || t->dtype >= TH_DTYPE_COUNT) return WRONG(v, "value %u has no dtype", x);
-  if (t->rank > TH_MAX_RANK) return WRONG(v, "value %u has rank %u, at most %d", x, t->rank, TH_MAX_RANK);
-  for (uint32_t i = 0; i < t->rank; i++)
-    if (t->dims[i] >= th_dim_count(v->c)) return WRONG(v, "value %u has a size that is no dimension expression", x);
-  return TH_OK;
-}
 
 static th_status check_graph(verifier *v, uint32_t graph) {
   v->graph = graph;
@@ -155,6 +165,7 @@ static th_status check_graph(verifier *v, uint32_t graph) {
   for (uint32_t i = 0; i < v->g->n_outputs; i++) {
     th_value x = v->g->outputs[i];
     if (x >= v->t->n_values || v->t->values[x].graph != graph || !v->defined[x]) return WRONG(v, "output %u of graph @%u is no value of it", i, graph);
+    if (v->t->values[x].def && v->t->values[x].def->kind == TH_OP_all_reduce_start) return WRONG(v, "output %u of graph @%u is of a collective that was started and not waited for", i, graph);
   }
   return TH_OK;
 }
@@ -163,16 +174,6 @@ static th_status check_graph(verifier *v, uint32_t graph) {
 
 static bool same_value(const th_trace *t, th_value x, th_value y) {
   return th_type_of(t, x)->dtype == th_type_of(t, y)->dtype && th_type_same_shape(th_type_of(t, x), th_type_of(t, y));
-}
-
-static bool is_backward_half(const th_trace *t) { /* its gradients are numbered by the inputs of the forward half */
-  bool tangent = false;
-  for (uint32_t i = 0; i < t->graphs[0]->n_inputs; i++) {
-    th_input_kind k = t->inputs[i].kind;
-    if (k != TH_INPUT_SAVED && k != TH_INPUT_TANGENT && k != TH_INPUT_SEED && k != TH_INPUT_OFFSET) return false;
-    tangent |= k == TH_INPUT_TANGENT;
-  }
-  return tangent;
 }
 
 static th_status check_inputs(const verifier *v) {
@@ -185,6 +186,8 @@ static th_status check_inputs(const verifier *v) {
     if (input->kind >= TH_INPUT_KIND_COUNT) return WRONG(v, "input %u is of kind %d, which is unknown", i, (int)input->kind);
     if (number && (type->rank || type->dtype != TH_DTYPE_i64)) return WRONG(v, "input %u, a number of the run, is %s of rank %u, want i64[]", i, th_dtype_name(type->dtype), type->rank);
     if (input->written_by < -1 || input->written_by >= (int64_t)g->n_outputs) return WRONG(v, "input %u is written by output %d of %u", i, input->written_by, g->n_outputs);
+    if (input->written_by >= 0 && (t->outputs[input->written_by].kind != TH_OUTPUT_WRITTEN || t->outputs[input->written_by].base != i))
+      return WRONG(v, "input %u is written by output %d, which says otherwise", i, input->written_by);
     if (input->written_by >= 0 && !same_value(t, g->inputs[i], g->outputs[input->written_by]))
       return WRONG(v, "input %u is written by output %d, which is of another type", i, input->written_by);
   }
@@ -194,7 +197,7 @@ static th_status check_inputs(const verifier *v) {
 static th_status check_outputs(const verifier *v) {
   const th_trace *t = v->t;
   const th_graph *g = t->graphs[0];
-  bool half = is_backward_half(t);
+  bool half = th_trace_is_backward_half(t);
   for (uint32_t o = 0; o < g->n_outputs; o++) {
     const th_output *output = &t->outputs[o];
     uint32_t bound = output->kind == TH_OUTPUT_VIEW_OF_OUTPUT ? g->n_outputs : g->n_inputs;
@@ -203,6 +206,8 @@ static th_status check_outputs(const verifier *v) {
     if (output->base >= bound) return WRONG(v, "output %u is based on %s %u of %u", o, output->kind == TH_OUTPUT_VIEW_OF_OUTPUT ? "output" : "input", output->base, bound);
     if (output->kind == TH_OUTPUT_VIEW_OF_OUTPUT && t->outputs[output->base].kind == TH_OUTPUT_VIEW_OF_OUTPUT)
       return WRONG(v, "output %u is a view of output %u, which is a view itself", o, output->base);
+    if (output->kind == TH_OUTPUT_WRITTEN && t->inputs[output->base].written_by != (int32_t)o)
+      return WRONG(v, "output %u is written into input %u, which says it is written by output %d", o, output->base, t->inputs[output->base].written_by);
     if ((output->kind == TH_OUTPUT_WRITTEN || output->kind == TH_OUTPUT_GRADIENT) && !same_value(t, g->inputs[output->base], g->outputs[o]))
       return WRONG(v, "output %u belongs to input %u, but is of another type", o, output->base);
   }
@@ -240,6 +245,11 @@ th_status th_trace_verify(const th_trace *t, th_level level) {
   if (!t->n_graphs) return TH_ERROR(INVALID_ARGUMENT, "level %d: there is no graph", level);
   if ((t->graphs[0]->n_inputs && !t->inputs) || (t->graphs[0]->n_outputs && !t->outputs)) return TH_ERROR(INVALID_ARGUMENT, "level %d: there is no signature", level);
   size_t n = t->n_values;
+  v.room = 4096;
+  for (size_t g = 0; g < t->n_graphs; g++)
+    for (size_t i = 0; i < t->graphs[g]->n_ops; i++)
+      if (t->graphs[g]->ops[i]->n_results >= v.room) v.room = t->graphs[g]->ops[i]->n_results + 1;
+  v.types = TH_ARENA_ARRAY(th_context_arena(t->context), th_type, v.room);
   for (uint32_t g = 0; g < t->n_graphs; g++) TH_TRY(check_graph(&v, g));
   if (t->n_values != n) return TH_ERROR(INTERNAL, "inference left %zu values behind", t->n_values - n);
   TH_TRY(check_inputs(&v));

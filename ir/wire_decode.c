@@ -109,6 +109,8 @@ static th_status decode_shardings(decoder *d) {
   const char *name;
   for (size_t i = 0; i < m->n_mesh_name; i++) {
     TH_TRY(string_at(d, "mesh_name", m->mesh_name[i], &name));
+    if (!*name || strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.") != strlen(name)) return BAD("mesh axis %zu is called \"%.80s\", want letters, digits, _ and .", i, name);
+    if (m->mesh_size[i] >= 1u << 20) return BAD("mesh axis %s has the size %u", name, m->mesh_size[i]);
     axes[i] = th_mesh_axis_add(d->c, th_intern(d->c, name), m->mesh_size[i]);
   }
   size_t n = m->n_sharding_begin ? m->n_sharding_begin - 1 : 0;
@@ -337,6 +339,7 @@ static th_status decode_op(decoder *d, uint32_t graph, uint32_t number, uint32_t
     TH_TRY(type_at(d, "value_type", m->value_type[*value], &type));
     if (!may_be_equal(d, &type, th_type_of(d->t, op->result + k)))
       return TH_ERROR(INVALID_ARGUMENT, "%s: result %u is said to be %s, but is %s", name, k, type_text(d, &type), type_text(d, th_type_of(d->t, op->result + k)));
+    d->t->values[op->result + k].type.sharding = type.sharding;
   }
   return TH_OK;
 }

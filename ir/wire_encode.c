@@ -281,6 +281,7 @@ th_status th_trace_encode(const th_trace *t, uint8_t **out_bytes, size_t *out_si
   encoder e = {.t = t, .c = t->context, .a = th_context_arena(t->context), .m = THUNDER__WIRE__TRACE__INIT};
   if (!t->n_graphs) return TH_ERROR(INVALID_ARGUMENT, "trace: there is no graph");
   if (th_trace_level(t) >= TH_LEVEL_REGION) return TH_ERROR(INVALID_ARGUMENT, "trace: it is of level %d; the wire form carries torch ops and prims", (int)th_trace_level(t));
+  if (th_trace_is_backward_half(t)) return TH_ERROR(INVALID_ARGUMENT, "trace: it is the backward half of a program; the wire form carries whole programs");
   e.m.has_version = true;
   e.m.version = 1;
   string_of(&e, "");

@@ -9,7 +9,8 @@ typedef struct bucket {
   const th_op **members;
   size_t n, capacity;
   uint64_t bytes;
-  size_t ready;    /* position of the op after which it starts */
+  size_t ready;      /* position of the op after which it starts */
+  size_t first_read; /* of any member's result: it must have started before */
   th_op *started;
   bool waited;
 } bucket;
@@ -39,11 +40,18 @@ static buckets form(const th_options *options, const th_trace *t) {
   const th_graph *g = t->graphs[0];
   size_t *position = TH_ARENA_ARRAY(a, size_t, t->n_values); /* of the op that makes a value, + 1 */
   buckets all = {.of = TH_ARENA_ARRAY(a, uint32_t, t->n_values), .at = TH_ARENA_ARRAY(a, uint32_t, t->n_values)};
+  size_t *first_read = TH_ARENA_ARRAY(a, size_t, t->n_values); /* position of the first op that reads it; 0: none */
   const th_op **reduces = TH_ARENA_ARRAY(a, const th_op *, g->n_ops);
   size_t n = 0;
   for (size_t i = 0; i < g->n_ops; i++) {
-    for (uint32_t k = 0; k < g->ops[i]->n_results; k++) position[g->ops[i]->result + k] = i + 1;
-    if (g->ops[i]->kind == TH_OP_all_reduce) reduces[n++] = g->ops[i];
+    const th_op *op = g->ops[i];
+    bool reduce = op->kind == TH_OP_all_reduce; /* moves up to where its operand is ready */
+    for (uint32_t k = 0; k < op->n_operands; k++) {
+      th_value x = op->operands[k];
+      if (x != TH_NO_VALUE && !first_read[x]) first_read[x] = reduce ? position[x] : i + 1;
+    }
+    for (uint32_t k = 0; k < op->n_results; k++) position[op->result + k] = i + 1;
+    if (reduce) reduces[n++] = op;
   }
   for (size_t i = 1; i < n; i++) { /* by readiness; insertion keeps equal ones in order */
     const th_op *op = reduces[i];
@@ -55,8 +63,9 @@ static buckets form(const th_options *options, const th_trace *t) {
   for (size_t i = 0; i < n; i++) {
     const th_op *op = reduces[i];
     uint64_t bytes = bytes_of(t, op->operands[0]);
-    if (!open || !fits(t, open, op) || (open->bytes && open->bytes + bytes > options->bucket_bytes)) {
+    if (!open || !fits(t, open, op) || (open->bytes && open->bytes + bytes > options->bucket_bytes) || position[op->operands[0]] >= open->first_read) {
       open = TH_ARENA_NEW(a, bucket);
+      open->first_read = SIZE_MAX;
       TH_PUSH(a, all.list, all.n, all.capacity, open);
     }
     all.of[op->result] = (uint32_t)all.n;
@@ -64,19 +73,9 @@ static buckets form(const th_options *options, const th_trace *t) {
     TH_PUSH(a, open->members, open->n, open->capacity, op);
     open->bytes += bytes;
     open->ready = position[op->operands[0]];
+    if (first_read[op->result] && first_read[op->result] < open->first_read) open->first_read = first_read[op->result];
   }
   return all;
-}
-
-static void start_ready(th_rewriter *r, buckets *all, size_t position) {
-  for (size_t i = 0; i < all->n; i++) {
-    bucket *b = all->list[i];
-    if (b->ready != position || b->started || r->b.status) continue;
-    th_value *xs = TH_ARENA_ARRAY(th_context_arena(r->from->context), th_value, b->n);
-    for (size_t k = 0; k < b->n; k++) xs[k] = th_rewrite_value(r, b->members[k]->operands[0]);
-    th_rewrite_at(r, b->members[0]);
-    b->started = th_build(&r->b, TH_OP_all_reduce_start, xs, (uint32_t)b->n, b->members[0]->attrs);
-  }
 }
 
 static void wait_for(th_rewriter *r, buckets *all, th_value v) {
@@ -88,6 +87,20 @@ static void wait_for(th_rewriter *r, buckets *all, th_value v) {
   for (size_t k = 0; k < b->n; k++) xs[k] = b->started->result + (th_value)k;
   th_op *wait = th_build(&r->b, TH_OP_wait, xs, (uint32_t)b->n, NULL);
   for (size_t k = 0; wait && k < b->n; k++) th_rewrite_map(r, b->members[k]->result, wait->result + (th_value)k);
+}
+
+static void start_ready(th_rewriter *r, buckets *all, size_t position) {
+  for (size_t i = 0; i < all->n; i++) {
+    bucket *b = all->list[i];
+    if (b->ready != position || b->started || r->b.status) continue;
+    th_value *xs = TH_ARENA_ARRAY(th_context_arena(r->from->context), th_value, b->n);
+    for (size_t k = 0; k < b->n; k++) {
+      wait_for(r, all, b->members[k]->operands[0]);
+      xs[k] = th_rewrite_value(r, b->members[k]->operands[0]);
+    }
+    th_rewrite_at(r, b->members[0]);
+    b->started = th_build(&r->b, TH_OP_all_reduce_start, xs, (uint32_t)b->n, b->members[0]->attrs);
+  }
 }
 
 th_status th_pass_ddp(const th_options *options, const th_trace *in, th_trace **out) {

@@ -12,7 +12,7 @@ static th_status round_of(const th_trace *in, th_trace **out, bool *again) {
   for (size_t i = 0; i < g->n_ops && !r.b.status; i++) {
     const th_op *op = g->ops[i];
     th_rewrite_at(&r, op);
-    if (th_op_spec_get(op->kind)->level != TH_LEVEL_TORCH || op->executor) {
+    if (th_op_spec_get(op->kind)->level != TH_LEVEL_TORCH) {
       th_rewrite_clone(&r, op);
       continue;
     }

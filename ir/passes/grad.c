@@ -236,7 +236,20 @@ static void seed_loss(th_differentiator *d, const th_options *options, const th_
   else accumulate(d, loss, th_const(d->b, 1, t->dtype));
 }
 
+/* What is given is a program, and no half of one that was differentiated already. */
+static th_status check_whole(const th_trace *in) {
+  const th_graph *g = in->graphs[0];
+  for (uint32_t i = 0; i < g->n_inputs; i++)
+    if (in->inputs[i].kind == TH_INPUT_TANGENT || in->inputs[i].kind == TH_INPUT_SAVED || in->inputs[i].kind == TH_INPUT_ACCUMULATOR)
+      return TH_ERROR(INVALID_ARGUMENT, "input %u is a tangent, a saved value or an accumulator: this trace is a part of a program that was differentiated already", i);
+  for (uint32_t o = 0; o < g->n_outputs; o++)
+    if (in->outputs[o].kind == TH_OUTPUT_GRADIENT || in->outputs[o].kind == TH_OUTPUT_SAVED)
+      return TH_ERROR(INVALID_ARGUMENT, "output %u is a gradient or a saved value: this trace is a part of a program that was differentiated already", o);
+  return TH_OK;
+}
+
 th_status th_pass_grad(const th_options *options, const th_trace *in, th_trace **out) {
+  TH_TRY(check_whole(in));
   th_rewriter r = th_rewrite_begin(in);
   const th_graph *g = in->graphs[0];
   th_differentiator d = {.b = &r.b, .source = in};

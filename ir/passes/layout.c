@@ -119,7 +119,7 @@ static th_status lay_library(layout *l, const th_op *op) {
 }
 
 static void lay_alias(layout *l, const th_op *op) {
-  th_value operands[64];
+  th_value *operands = TH_ARENA_ARRAY(l->arena, th_value, op->n_operands);
   bool each = op->kind == TH_OP_barrier || op->kind == TH_OP_wait;
   th_op *copy;
   for (uint32_t k = 0; k < op->n_operands; k++) {
@@ -203,7 +203,6 @@ th_status th_pass_layout(const th_options *options, const th_trace *in, th_trace
   }
   for (size_t i = 0; i < g->n_ops; i++) {
     const th_op *op = g->ops[i];
-    if (op->n_operands > 64 && th_op_is_alias(op)) return TH_ERROR(UNIMPLEMENTED, "op %s of %u values", th_op_name(op->kind), op->n_operands);
     if (op->kind == TH_OP_fusion) lay_region(&l, op);
     else if (op->kind == TH_OP_library) TH_TRY(lay_library(&l, op));
     else if (th_op_is_alias(op)) lay_alias(&l, op);

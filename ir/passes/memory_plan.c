@@ -70,6 +70,9 @@ static th_status fill_storages(planner *p) {
       th_value v = op->result + k;
       p->position[v] = (uint32_t)i + 1;
       if (!info(p, v)->strides) return TH_ERROR(INTERNAL, "result %u of op %s has no strides before the memory plan", k, th_op_name(op->kind));
+      int64_t least, most;
+      th_dim_bounds(p->c, bytes_of(p, v), &least, &most);
+      if (least > INT64_C(1) << 48) return TH_ERROR(RESOURCE_EXHAUSTED, "result %u of op %s (of captured op %u) takes at least %lld bytes", k, th_op_name(op->kind), op->origin, (long long)least);
       if (!th_op_is_alias(op)) continue;
       const th_dim *strides;
       th_dim elements;

@@ -76,6 +76,9 @@ static th_status find_params(step *s) {
   s->params = TH_ARENA_ARRAY(a, param, g->n_inputs);
   for (uint32_t i = 0; i < g->n_inputs; i++) {
     if (in->inputs[i].kind != TH_INPUT_PARAMETER || !in->inputs[i].requires_grad) continue;
+    if (in->inputs[i].written_by >= 0 && s->o->optimizer != TH_OPTIMIZER_NONE)
+      return TH_ERROR(UNIMPLEMENTED, "parameter %s (input %u) is written in place by the program itself; a step whose optimizer updates it too is not supported: write it between the steps",
+                      in->values[g->inputs[i]].name ? in->values[g->inputs[i]].name : "", i);
     param *p = &s->params[s->n_params];
     *p = (param){.input = i, .value = s->r.map[g->inputs[i]], .grad = TH_NO_VALUE, .accumulator = TH_NO_VALUE};
     if (s->o->optimizer != TH_OPTIMIZER_NONE) {

@@ -71,6 +71,18 @@ static void choose(halves *h) {
     }
 }
 
+/* Symbols come from the inputs they came from, which may stand elsewhere now that there are no tangents. */
+static void renumber_symbols(const th_trace *t, th_trace *f, const th_value *map) {
+  uint32_t n = th_symbol_count(t->context);
+  f->symbols = TH_ARENA_ARRAY(th_context_arena(t->context), th_symbol, n);
+  for (uint32_t s = 0; s < n; s++) {
+    f->symbols[s] = *th_trace_symbol(t, s);
+    if (f->symbols[s].input == TH_NONE) continue;
+    bool stays = t->inputs[f->symbols[s].input].kind != TH_INPUT_TANGENT;
+    f->symbols[s].input = stays ? f->values[map[t->graphs[0]->inputs[f->symbols[s].input]]].index : TH_NONE;
+  }
+}
+
 static th_status forward_half(const halves *h, th_trace **out) {
   const th_trace *t = h->t;
   const th_graph *g = t->graphs[0];
@@ -83,6 +95,7 @@ static th_status forward_half(const halves *h, th_trace **out) {
     r.map[g->inputs[i]] = th_trace_add_input(f, 0, t->values[g->inputs[i]].type);
     f->values[r.map[g->inputs[i]]].name = t->values[g->inputs[i]].name;
     f->inputs[f->graphs[0]->n_inputs - 1] = t->inputs[i];
+    f->inputs[f->graphs[0]->n_inputs - 1].written_by = -1; /* set below: outputs are numbered anew */
   }
   for (size_t i = 0; i < g->n_ops; i++)
     if (g->ops[i]->n_results && !h->late[g->ops[i]->result]) th_rewrite_clone(&r, g->ops[i]);
@@ -91,6 +104,7 @@ static th_status forward_half(const halves *h, th_trace **out) {
   th_output *signature = TH_ARENA_ARRAY(a, th_output, room);
   for (uint32_t i = 0; i < g->n_outputs; i++)
     if (t->outputs[i].kind != TH_OUTPUT_GRADIENT) {
+      if (t->outputs[i].kind == TH_OUTPUT_WRITTEN) f->inputs[f->values[r.map[g->inputs[t->outputs[i].base]]].index].written_by = (int32_t)n;
       signature[n] = t->outputs[i];
       outputs[n++] = r.map[g->outputs[i]];
     }
@@ -101,6 +115,7 @@ static th_status forward_half(const halves *h, th_trace **out) {
     }
   th_trace_set_outputs(f, 0, outputs, n);
   f->outputs = signature;
+  renumber_symbols(t, f, r.map);
   *out = f;
   return r.b.status;
 }

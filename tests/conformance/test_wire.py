@@ -21,9 +21,10 @@ def strip(text):
 def test_there_and_back(trace, ref):
     with open(os.path.join(GOLDEN, trace), encoding="utf-8") as f:
         text = f.read()
+    half = "-backward" in trace or trace.endswith("backward.tir")
     region = REGION.search(text) or " strides(" in text.split("return")[0]
-    if region or "unbound" in text:
-        with pytest.raises(RefError, match="level [34]; the wire form carries" if region else "bound to no input"):
+    if region or half or "unbound" in text:
+        with pytest.raises(RefError, match="the wire form carries|the wire form does not carry"):
             ref.wire(text)
         return
     back = ref.wire(text)
