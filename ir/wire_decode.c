@@ -148,7 +148,7 @@ static th_status type_at(const decoder *d, const char *what, uint32_t index, th_
   out->weak = m->type_flags[index] & 1;
   out->host = m->type_flags[index] >> 1 & 1;
   if (m->type_sharding[index]) {
-    if (m->type_sharding[index] + 1 >= m->n_sharding_begin) return BAD("type %u has sharding %u of %zu", index, m->type_sharding[index], m->n_sharding_begin);
+    if ((uint64_t)m->type_sharding[index] + 1 >= m->n_sharding_begin) return BAD("type %u has sharding %u of %zu", index, m->type_sharding[index], m->n_sharding_begin);
     out->sharding = d->shardings[m->type_sharding[index]];
   }
   if (out->weak && rank) return BAD("type %u is weak and has dimensions", index);

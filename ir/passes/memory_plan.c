@@ -103,8 +103,10 @@ static void fill_reads(planner *p) {
     for (uint32_t k = 0; k < op->n_operands; k++)
       if (op->operands[k] != TH_NO_VALUE) read_at(p, op->operands[k], (uint32_t)i + 1);
   }
-  for (uint32_t o = 0; o < g->n_outputs; o++)
-    if (leaves(p->t->outputs[o].kind)) read_at(p, g->outputs[o], (uint32_t)p->n_ops + 1);
+  for (uint32_t o = 0; o < g->n_outputs; o++) { /* what is written back is wanted as it is, too */
+    bool written = p->t->outputs[o].kind == TH_OUTPUT_WRITTEN && p->position[storage_of(p, g->outputs[o])] > 0;
+    if (leaves(p->t->outputs[o].kind) || written) read_at(p, g->outputs[o], (uint32_t)p->n_ops + 1);
+  }
 }
 
 /* ---- unions ---- */

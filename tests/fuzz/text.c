@@ -191,7 +191,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
   edit e = {data, size, max_size, &random};
   if (!size) return size;
   switch (fuzz_random(&random, 16)) {
-    case 0: case 1: case 2: case 3: other_operand(&e); break;
+    case 0: case 1: case 2: case 3: case 14: other_operand(&e); break;
     case 4: case 5: other_op(&e); break;
     case 6: case 7: other_float(&e); break;
     case 8: toggle_mark(&e); break;
