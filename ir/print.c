@@ -73,19 +73,23 @@ static void print_float(printer *p, double v) {
   }
 }
 
+static void print_text(printer *p, const char *text) { /* in quotes, as the parser reads it */
+  th_strbuf_add(&p->s, "\"");
+  for (const char *c = text; *c; c++) {
+    if (*c == '"' || *c == '\\') th_strbuf_printf(&p->s, "\\%c", *c);
+    else if ((unsigned char)*c < 32) th_strbuf_printf(&p->s, "\\x%02x", (unsigned)(unsigned char)*c);
+    else th_strbuf_add_bytes(&p->s, c, 1);
+  }
+  th_strbuf_add(&p->s, "\"");
+}
+
 static void print_attr(printer *p, const th_attr *a) {
   switch (a->kind) {
     case TH_ATTR_INT: th_dim_print(p->c, a->i, &p->s); break;
     case TH_ATTR_FLOAT: print_float(p, a->f); break;
     case TH_ATTR_BOOL: th_strbuf_add(&p->s, a->b ? "true" : "false"); break;
     case TH_ATTR_STRING:
-      th_strbuf_add(&p->s, "\"");
-      for (const char *c = a->s; *c; c++) {
-        if (*c == '"' || *c == '\\') th_strbuf_printf(&p->s, "\\%c", *c);
-        else if ((unsigned char)*c < 32) th_strbuf_printf(&p->s, "\\x%02x", *c);
-        else th_strbuf_add_bytes(&p->s, c, 1);
-      }
-      th_strbuf_add(&p->s, "\"");
+      print_text(p, a->s);
       break;
     case TH_ATTR_DTYPE: th_strbuf_add(&p->s, th_dtype_name(a->dtype)); break;
     case TH_ATTR_GRAPH: th_strbuf_printf(&p->s, "@%u", a->graph); break;
@@ -218,7 +222,9 @@ const char *th_trace_print_named(const th_trace *t, const th_names *names) {
   print_symbols(&p);
   for (uint32_t g = 0; g < t->n_graphs; g++) {
     const th_graph *graph = t->graphs[g];
-    th_strbuf_printf(&p.s, "graph @%u \"%s\" {\n", g, graph->name);
+    th_strbuf_printf(&p.s, "graph @%u ", g);
+    print_text(&p, graph->name);
+    th_strbuf_add(&p.s, " {\n");
     for (uint32_t i = 0; i < graph->n_inputs; i++) print_input(&p, g, i);
     for (size_t i = 0; i < graph->n_ops; i++) print_op(&p, graph->ops[i]);
     for (uint32_t i = 0; i < graph->n_outputs; i++) print_output(&p, g, i);
