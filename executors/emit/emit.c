@@ -1,6 +1,7 @@
 /* Level 4 traces as a serialized Executable. README.md of this folder says what each instruction carries. */
 #include "executors/emit/emit.h"
 
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -100,6 +101,18 @@ static uint32_t add_buffer(writer *w, uint32_t kind, uint32_t index, th_dim offs
 
 static th_dim bytes_of(writer *w, th_value v) { return th_extent_bytes(w->c, &w->t->values[v].type, w->t->values[v].strides); }
 
+/* IEEE binary16, to nearest, ties to even; in arithmetic, because not every compiler has _Float16. */
+static uint16_t half_of(double x) {
+  uint16_t sign = signbit(x) ? 0x8000 : 0;
+  double a = fabs(x);
+  int e;
+  if (isnan(x)) return sign | 0x7e00;
+  if (a >= 65520) return sign | 0x7c00; /* above the largest by half a unit or more */
+  if (a < 0x1p-14) return sign | (uint16_t)rint(ldexp(a, 24));
+  frexp(a, &e); /* a = m * 2^e, m in [0.5, 1) */
+  return sign | (uint16_t)(((e + 14) << 10) + (int)rint(ldexp(a, 11 - e)) - 1024);
+}
+
 static th_status constant_bytes(writer *w, th_value v, ProtobufCBinaryData *out) {
   const th_op *op = w->t->values[v].def;
   const th_attr *value = th_attr_get(op, "value");
@@ -121,7 +134,7 @@ static th_status constant_bytes(writer *w, th_value v, ProtobufCBinaryData *out)
       break;
     }
     case TH_DTYPE_f16: {
-      _Float16 h = (_Float16)f;
+      uint16_t h = half_of(f);
       memcpy(bytes, &h, 2);
       break;
     }

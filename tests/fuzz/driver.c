@@ -122,7 +122,11 @@ int main(int argc, char **argv) {
     else if (!strcmp(argv[i], "--replay")) replay = true;
     else collect(a, argv[i], replay);
   }
-  if (write_to) return write_seeds(write_to);
+  if (write_to) {
+    int failed = write_seeds(write_to);
+    th_arena_destroy(a);
+    return failed;
+  }
   static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGALRM};
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) signal(signals[i], save);
   printf("seed %" PRIu32 ", %zu inputs to begin with\n", seed_number, n_seeds);
