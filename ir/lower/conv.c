@@ -3,7 +3,11 @@
 
 static th_value add_channel_bias(th_rule *r, th_value y, th_value bias) {
   if (bias == TH_NO_VALUE || r->b->status) return y;
-  th_type t = th_rule_type(r->b, y);
+  th_type t = th_rule_type(r->b, y), of_bias = th_rule_type(r->b, bias);
+  if (of_bias.rank != 1) {
+    th_fail(r->b, TH_ERROR(INVALID_ARGUMENT, "the bias of a convolution has one dimension, its channels; this one has %u", of_bias.rank));
+    return y;
+  }
   return th_add(r->b, y, th_broadcast(r->b, bias, t.dims, t.rank, (int64_t[]){1}));
 }
 
