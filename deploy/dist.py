@@ -20,7 +20,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAMS = ("thunderd", "thunder-step", "thunderrun", "thunderctl", "thunderc")
 OF_THE_SYSTEM = re.compile(r"^(lib(c|m|dl|pthread|rt|util|resolv)\.so|ld-linux|linux-vdso)")
 # Open MPI's components for fabrics and resource managers that a laptop or a plain cluster over TCP does not have: they bring libraries of their own.
-LEFT_OUT = re.compile(r"ucx|ucc|ofi|psm|usnic|openib|portals|cuda|lustre|pvfs|slurm|tm\.so|lsf|alps|hcoll|monitoring|uct|knem|_pmi|gridengine")
+LEFT_OUT = re.compile(r"ucx|ucc|ofi|psm|usnic|openib|portals|cuda|lustre|pvfs|slurm|tm\.so|lsf|alps|hcoll|monitoring|uct|knem|pmix_s[12]|gridengine")
 # In the environment's bin/: becomes the program, without importing the package (and torch with it).
 SCRIPT = """#!python
 import importlib.util
