@@ -31,6 +31,7 @@ spec = importlib.util.find_spec("thunder")
 program = spec and os.path.join(os.path.dirname(spec.origin), "bin", "{program}")
 if not program or not os.access(program, os.X_OK):
     raise SystemExit("{program}: the package thunder-runtime is not installed whole: there is no " + str(program))
+os.environ.setdefault("PYTHON_EXEC", sys.executable)  # ranks run the interpreter of this environment, as torchrun's do
 os.execv(program, ["{program}", *sys.argv[1:]])
 """
 
@@ -51,7 +52,7 @@ def needed(path):
 
 def lay_out(build, package):
     shutil.rmtree(package, ignore_errors=True)
-    for folder in ("bin", "lib", "lib/openmpi", "licenses"):
+    for folder in ("bin", "lib", "lib/openmpi", "lib/pmix", "licenses"):
         os.makedirs(os.path.join(package, folder))
     for source in glob.glob(os.path.join(ROOT, "client", "thunder", "*.py")):
         shutil.copy(source, package)
@@ -78,7 +79,11 @@ def gather(package):
     for path in components():
         shutil.copy(path, os.path.join(package, "lib", "openmpi"))
     lib = os.path.join(package, "lib")
-    elf = [os.path.join(package, "_C.abi3.so"), os.path.join(package, "libthunder_mpi.so"), *(os.path.join(package, "bin", p) for p in PROGRAMS), *glob.glob(os.path.join(lib, "openmpi", "*.so"))]
+    pmix = dict(needed(os.path.join(BUILD, "bin", "thunder-step")))["libpmix.so.2"]
+    for path in glob.glob(os.path.join(os.path.dirname(os.path.realpath(pmix)), "pmix", "pmix_mca_*.so")):
+        if "slurm" not in path:
+            shutil.copy(path, os.path.join(lib, "pmix"))
+    elf = [os.path.join(package, "_C.abi3.so"), os.path.join(package, "libthunder_mpi.so"), *(os.path.join(package, "bin", p) for p in PROGRAMS), *glob.glob(os.path.join(lib, "openmpi", "*.so")), *glob.glob(os.path.join(lib, "pmix", "*.so"))]
     sources = {}
     for path in elf:
         sources.update(needed(path))
@@ -88,7 +93,7 @@ def gather(package):
     for path in elf:
         os.chmod(path, 0o755)
         patchelf("--force-rpath", "--set-rpath", "$ORIGIN/" + os.path.relpath(lib, os.path.dirname(path)), path)  # DT_RPATH: what it needs looks there too
-        if os.path.basename(os.path.dirname(path)) != "openmpi":
+        if os.path.basename(os.path.dirname(path)) not in ("openmpi", "pmix"):
             subprocess.run(["strip", "--strip-unneeded", path], check=True)
     notices(package, sources)
     return sorted(sources)

@@ -1,5 +1,6 @@
 #include "daemon/step/pmix.h"
 
+#include <stdbool.h>
 #include <pmix.h>
 #include <pmix_server.h>
 #include <stdio.h>
@@ -74,6 +75,20 @@ static th_status register_space(const char *job, unsigned n, const char *directo
   return TH_OK;
 }
 
+/* Where PMIx was bundled with us (make dist), its components are in ../lib/pmix of this program. Named for this process alone:
+ * a rank may have another PMIx. */
+static bool name_components(void) {
+  char self[3072], path[4096];
+  ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+  if (n <= 0 || getenv("PMIX_MCA_mca_base_component_path")) return false;
+  self[n] = 0;
+  char *slash = strrchr(self, '/');
+  if (!slash) return false;
+  *slash = 0;
+  snprintf(path, sizeof path, "%s/../lib/pmix", self);
+  return !access(path, R_OK) && !setenv("PMIX_MCA_mca_base_component_path", path, 1);
+}
+
 th_status th_pmix_start(const char *job, unsigned n, const char *directory) {
   pmix_info_t *info;
   bool no = false;
@@ -81,7 +96,10 @@ th_status th_pmix_start(const char *job, unsigned n, const char *directory) {
   text(&info[0], PMIX_SERVER_TMPDIR, directory);
   text(&info[1], PMIX_SYSTEM_TMPDIR, directory);
   PMIX_INFO_LOAD(&info[2], PMIX_SERVER_TOOL_SUPPORT, &no, PMIX_BOOL);
-  CHECK(PMIx_server_init(&module, info, 3));
+  bool named = name_components();
+  pmix_status_t started = PMIx_server_init(&module, info, 3);
+  if (named) unsetenv("PMIX_MCA_mca_base_component_path");
+  CHECK(started);
   running = true;
   PMIX_INFO_FREE(info, 3);
   PMIX_LOAD_NSPACE(space, job);

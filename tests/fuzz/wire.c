@@ -117,12 +117,13 @@ static uint64_t strange(uint32_t *random, uint64_t old, uint64_t other) {
 static void any_entry(message *m, uint32_t *random) {
   const ProtobufCMessageDescriptor *d = &thunder__wire__trace__descriptor;
   const ProtobufCFieldDescriptor *f = &d->fields[fuzz_random(random, d->n_fields)];
-  size_t *n = (size_t *)((char *)m + f->quantifier_offset);
-  void *table = *(void **)((char *)m + f->offset);
-  if (f->label != PROTOBUF_C_LABEL_REPEATED || !*n) {
-    if (f->label != PROTOBUF_C_LABEL_REPEATED) m->version = fuzz_random(random, 3);
+  if (f->label != PROTOBUF_C_LABEL_REPEATED) { /* the version */
+    m->version = fuzz_random(random, 3);
     return;
   }
+  size_t *n = (size_t *)((char *)m + f->quantifier_offset);
+  void *table = *(void **)((char *)m + f->offset);
+  if (!*n) return;
   size_t at = fuzz_random(random, (uint32_t)*n), other = fuzz_random(random, (uint32_t)*n);
   if (!fuzz_random(random, 8)) { /* one entry less */
     if (f->type == PROTOBUF_C_TYPE_STRING) free(((char **)table)[*n - 1]);
