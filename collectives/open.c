@@ -18,10 +18,10 @@ static void name_components(const char *folder) {
   char path[4096];
   snprintf(path, sizeof path, "%s/lib/openmpi", folder);
   if (access(path, R_OK)) return;
-  setenv("OMPI_MCA_mca_base_component_path", path, 0);
+  setenv("OPAL_PKGLIBDIR", path, 0);
   setenv("OMPI_MCA_mca_base_component_show_load_errors", "0", 0);
   snprintf(path, sizeof path, "%s/lib/pmix", folder);
-  setenv("PMIX_MCA_mca_base_component_path", path, 0);
+  setenv("PMIX_PKGLIBDIR", path, 0);
 }
 
 static th_status open_library(void **out_handle) {

@@ -211,8 +211,7 @@ def _tensors(tree):
     return [leaf for leaf in leaves if leaf is not None]
 
 
-_library.impl("region", _region_fake, "Meta")
-torch.library.register_fake("thunder_capture::region", _region_fake, lib=_library)
+torch.library.register_fake("thunder_capture::region", _region_fake, lib=_library)  # of the Meta key too, in torch 2.11 to 2.13
 
 
 @contextlib.contextmanager

@@ -80,13 +80,13 @@ static th_status register_space(const char *job, unsigned n, const char *directo
 static bool name_components(void) {
   char self[3072], path[4096];
   ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-  if (n <= 0 || getenv("PMIX_MCA_mca_base_component_path")) return false;
+  if (n <= 0 || getenv("PMIX_PKGLIBDIR")) return false;
   self[n] = 0;
   char *slash = strrchr(self, '/');
   if (!slash) return false;
   *slash = 0;
   snprintf(path, sizeof path, "%s/../lib/pmix", self);
-  return !access(path, R_OK) && !setenv("PMIX_MCA_mca_base_component_path", path, 1);
+  return !access(path, R_OK) && !setenv("PMIX_PKGLIBDIR", path, 1);
 }
 
 th_status th_pmix_start(const char *job, unsigned n, const char *directory) {
@@ -98,7 +98,7 @@ th_status th_pmix_start(const char *job, unsigned n, const char *directory) {
   PMIX_INFO_LOAD(&info[2], PMIX_SERVER_TOOL_SUPPORT, &no, PMIX_BOOL);
   bool named = name_components();
   pmix_status_t started = PMIx_server_init(&module, info, 3);
-  if (named) unsetenv("PMIX_MCA_mca_base_component_path");
+  if (named) unsetenv("PMIX_PKGLIBDIR");
   CHECK(started);
   running = true;
   PMIX_INFO_FREE(info, 3);
