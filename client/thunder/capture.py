@@ -538,6 +538,16 @@ def with_hidden_outputs(gm, nodes):
     return copy
 
 
+def return_tuple(gm):
+    """Makes a graph that returns one value return a tuple of it, as TorchDynamo's graphs do; says whether it did."""
+    output = next(n for n in reversed(gm.graph.nodes) if n.op == "output")
+    if isinstance(output.args[0], (tuple, list)):
+        return False
+    output.args = ((output.args[0],),)
+    gm.recompile()
+    return True
+
+
 def has_work(gm):
     """Does the graph compute anything?"""
     return any(n.op in ("call_function", "call_method", "call_module") and not is_marker(n) for n in gm.graph.nodes)

@@ -33,7 +33,11 @@ def target():
 
 
 def options(mode, executors=None, disabled_passes=(), world=1, train_step=None, deterministic=None):
-    o = wire.Options(mode=mode, executors=list(executors if executors is not None else ("cpu",)), world=world)
+    if executors is None:
+        executors = [name for name in os.environ.get("THUNDER_EXECUTORS", "cpu").split(",") if name]
+    if not executors:
+        raise CompileError("there is no executor to compile for: executors=() or an empty THUNDER_EXECUTORS; this version has \"cpu\"", "INVALID_ARGUMENT")
+    o = wire.Options(mode=mode, executors=list(executors), world=world)
     o.deterministic = torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
     o.disabled_passes.extend(disabled_passes)
     if train_step is not None:

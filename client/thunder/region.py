@@ -76,7 +76,9 @@ class Pieces:
             if is_eager:
                 made = self._eager(piece, stats)
             else:
-                made = single(build(piece, settings, stats), piece)
+                alone = capture.return_tuple(piece)
+                made = build(piece, settings, stats)
+                made = _first(made) if alone else _all(made)
             capture.replace_submodule(self.outer, name, made)
 
     def _eager(self, piece, stats):
@@ -100,12 +102,12 @@ class Pieces:
         return self.outer(*arguments)
 
 
-def single(call, gm):
-    """A piece returns a tensor where its graph returns one, else a tuple."""
-    output = next(n for n in reversed(gm.graph.nodes) if n.op == "output").args[0]
-    if isinstance(output, (tuple, list)):
-        return lambda *arguments: tuple(call(*arguments))
+def _first(call):
     return lambda *arguments: call(*arguments)[0]
+
+
+def _all(call):
+    return lambda *arguments: tuple(call(*arguments))
 
 
 def _warn(rows):

@@ -76,9 +76,10 @@ class _StepRegion:
             p = problems[0]
             raise CompileError(f"{p.operator} cannot be compiled ({p.reason}); thunder.train_step needs the whole step", "UNIMPLEMENTED")
         self.constants = [tensor for _, tensor in self.exported.constants]
-        self.signature, self.plans = None, {}
+        self.signature, self.plans, self.trained = None, {}, None
 
     def prepare(self, arguments):
+        self.plans = {}
         owners = {id(p): i for i, group in enumerate(self.step.optimizer.param_groups) for p in group["params"]}
         self.signature = s = Signature(self.layout, self.exported, [*arguments, *self.constants], True)
         if not s.differentiated:
@@ -148,8 +149,10 @@ class _StepRegion:
 
     def _call(self, arguments):
         step = self.step
-        if self.signature is None:
+        trained = [id(p) for group in step.optimizer.param_groups for p in group["params"] if p.requires_grad]
+        if self.trained != trained:  # the first call, or add_param_group
             self.prepare(arguments)
+            self.trained = trained
             step.stats.regions += 1
         step.begin()
         step.pending += 1
@@ -287,7 +290,7 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
         accumulate: micro-batches per update. Each call is one; gradients are averaged. `step.flush()` takes a partial tail.
         precision: None, or "bf16-mixed" (autocast with parameters in f32).
         parallel: None or "ddp": the ranks that thunderrun started (WORLD_SIZE) average their gradients.
-        executors: names in order of priority.
+        executors: names in order of priority, as in thunder.compile.
 
     Returns a TrainStep: call it with a batch. The optimizer's state is the tensors in `optimizer.state[p]`, and the numbers
     in `param_groups` are read at each call. Raises CompileError when the step cannot be compiled as a whole.

@@ -109,6 +109,15 @@ int main(int argc, char **argv) {
   }
   for (int i = optind; i < argc; i++) args[k++] = argv[i];
   setenv("THUNDER_JOB_ID", job, 1); /* the step's too: whoever is left over is found by it */
+  struct sigaction action = {.sa_handler = forward};
+  sigset_t forwarded, before;
+  sigemptyset(&forwarded);
+  static const int kinds[] = {SIGINT, SIGTERM, SIGHUP};
+  for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+    sigaddset(&forwarded, kinds[i]);
+    sigaction(kinds[i], &action, NULL);
+  }
+  sigprocmask(SIG_BLOCK, &forwarded, &before); /* one that comes early waits for the step; the step blocks them too, and reads them when it is ready */
   pid_t pid;
   int error = posix_spawn(&pid, program, NULL, NULL, args, environ), how;
   if (error) {
@@ -116,10 +125,7 @@ int main(int argc, char **argv) {
     return 1;
   }
   step = pid;
-  struct sigaction action = {.sa_handler = forward};
-  sigaction(SIGINT, &action, NULL);
-  sigaction(SIGTERM, &action, NULL);
-  sigaction(SIGHUP, &action, NULL);
+  sigprocmask(SIG_SETMASK, &before, NULL);
   for (pid_t got; (got = waitpid(-1, &how, 0)) != pid;) /* as PID 1 of a container it reaps others too */
     if (got < 0 && errno != EINTR) break;
   step = 0;

@@ -24,6 +24,7 @@
 #include "daemon/common/client.h"
 #include "daemon/step/job.h"
 #include "daemon/step/pmix.h"
+#include "daemon/step/show.h"
 #include "ir/base/failpoint.h"
 
 extern char **environ;
@@ -42,19 +43,10 @@ static double now(void) {
   return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* Best effort: a terminal that is paused, or a reader that is slow, never holds up a rank. */
-static void show(unsigned r, const char *text, size_t size) {
-  struct pollfd p = {.fd = 1, .events = POLLOUT};
-  char out[4300];
-  bool prefix = isatty(1);
-  int n = prefix ? snprintf(out, sizeof out, "[%u] %.*s\n", r, (int)size, text) : snprintf(out, sizeof out, "%.*s\n", (int)size, text);
-  if (poll(&p, 1, 0) == 1 && p.revents & POLLOUT && write(1, out, (size_t)n) < 0) return;
-}
-
 static void end_line(unsigned i) {
   rank *r = &ranks[i];
   if (!r->used) return;
-  show(i, r->line, r->used);
+  th_show_line(i, r->line, r->used);
   snprintf(r->last[r->n_last++ % 8], sizeof r->last[0], "%.*s", (int)(r->used < 500 ? r->used : 500), r->line);
   r->used = 0;
 }
@@ -71,7 +63,9 @@ static void read_rank(unsigned i) {
   for (ssize_t done = 0; r->log >= 0 && done < n;) {
     ssize_t k = write(r->log, buffer + done, (size_t)(n - done));
     if (k < 0 && errno != EINTR) {
-      fprintf(stderr, "thunder-step: cannot write the log of rank %u: %s\n", i, strerror(errno));
+      char text[256]; /* not on stderr: that may be a paused terminal */
+      int length = snprintf(text, sizeof text, "thunder-step: the log of this rank ends here, it cannot be written: %s", strerror(errno));
+      th_show_line(i, text, (size_t)length);
       close(r->log);
       r->log = -1;
     } else if (k > 0) done += k;
@@ -182,6 +176,7 @@ static void end_job(int sig) {
   signal_ranks(sig);
 }
 
+/* Said when the job is over: a paused terminal must not keep us from ending it. */
 static void blame(unsigned i, int status) {
   const rank *r = &ranks[i];
   if (WIFSIGNALED(status)) fprintf(stderr, "thunderrun: rank %u was ended by signal %d (%s)\n", i, WTERMSIG(status), strsignal(WTERMSIG(status)));
@@ -260,10 +255,11 @@ int main(int argc, char **argv) {
   sigaddset(&watched, SIGTERM);
   sigaddset(&watched, SIGHUP);
   sigprocmask(SIG_BLOCK, &watched, NULL);
-  int signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK), failed = 0;
+  int signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK), failed = 0, blamed = -1, blamed_status = 0;
   signal(SIGPIPE, SIG_IGN);
+  th_show_start(directory);
   ranks = calloc(n_ranks + 1, sizeof *ranks);
-  struct pollfd *polled = calloc(n_ranks + 3, sizeof *polled);
+  struct pollfd *polled = calloc(n_ranks + 4, sizeof *polled);
   th_status status = mkdtemp(pmix) ? th_pmix_start(job, n_ranks, pmix) : TH_ERROR(UNAVAILABLE, "cannot make %s", pmix);
   unsigned port = free_port(), left = 0;
   for (unsigned i = 0; i < n_ranks && !status; i++) {
@@ -281,7 +277,9 @@ int main(int argc, char **argv) {
     polled[0] = (struct pollfd){.fd = signals, .events = POLLIN};
     for (unsigned i = 0; i < n_ranks; i++) polled[i + 1] = (struct pollfd){.fd = ranks[i].pipe > 0 ? ranks[i].pipe : -1, .events = POLLIN};
     polled[n_ranks + 1] = (struct pollfd){.fd = client ? th_client_fd(client) : -1, .events = POLLIN};
-    poll(polled, n_ranks + 2, 200);
+    polled[n_ranks + 2] = (struct pollfd){.fd = th_show_fd(), .events = POLLOUT};
+    poll(polled, n_ranks + 3, 200);
+    if (polled[n_ranks + 2].revents) th_show_flush();
     if (!ending) client = keep_registered(client, polled[n_ranks + 1].revents != 0, command);
     for (unsigned i = 0; i < n_ranks; i++)
       if (polled[i + 1].revents) read_rank(i);
@@ -300,8 +298,8 @@ int main(int argc, char **argv) {
           left--;
           if (ranks[i].pipe > 0) read_rank(i);
           if (how && !ending) {
-            if (ranks[i].pipe > 0) end_line(i);
-            blame(i, how);
+            blamed = (int)i;
+            blamed_status = how;
             failed = exit_code(how);
             end_job(SIGTERM);
           }
@@ -312,6 +310,9 @@ int main(int argc, char **argv) {
   for (unsigned i = 0; i < n_ranks; i++)
     for (int k = 0; ranks[i].pipe > 0 && k < 64; k++) read_rank(i);
   th_job_end_processes(job, getpid());
+  for (unsigned i = 0; i < n_ranks; i++) end_line(i);
+  th_show_end(1.0);
+  if (blamed >= 0) blame((unsigned)blamed, blamed_status);
   if (client) {
     th_status_free(th_client_unregister_job(client, job, 0, failed));
     th_client_close(client);

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "executors/emit/emit.h"
+#include "executors/executor.h"
 #include "ir/names.h"
 #include "proto/compile.pb-c.h"
 
@@ -65,6 +66,8 @@ static th_status options_of(th_arena *a, const Thunder__Wire__CompileJob *job, t
   if (m->n_executors) {
     o->n_executors = (uint32_t)m->n_executors;
     o->executors = (const char *const *)m->executors;
+    for (uint32_t i = 0; i < o->n_executors; i++)
+      if (!th_executor_find(o->executors[i])) return TH_ERROR(INVALID_ARGUMENT, "executor \"%s\" is not known to this compiler; it has \"cpu\"", o->executors[i]);
   }
   if (m->precision && *m->precision && strcmp(m->precision, "f32"))
     return TH_ERROR(UNIMPLEMENTED, "precision \"%s\" is not known to this compiler; autocast regions of the trace say it", m->precision);

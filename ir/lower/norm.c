@@ -82,6 +82,13 @@ void th__lower_rms_norm(th_rule *r) {
   th_rule_return(r, rrms);
 }
 
+/* What there is a value of for each channel: weight, bias, running statistics. */
+static void want_vector(th_rule *r, const char *name, th_value v) {
+  if (r->b->status || v == TH_NO_VALUE) return;
+  uint32_t rank = th_rule_type(r->b, v).rank;
+  if (rank != 1) th_rule_fail(r, "%s has rank %u, want 1: a value for each channel", name, rank);
+}
+
 /* A vector over channels, as a value of x's shape (channels are dimension 1). */
 static th_value by_channel(th_builder *b, th_value vector, th_value x) {
   if (b->status || vector == TH_NO_VALUE) return TH_NO_VALUE;
@@ -93,6 +100,8 @@ void th__lower_group_norm(th_rule *r) {
   th_builder *b = r->b;
   th_type t = th_rule_type(b, r->in[0]);
   if (t.rank < 2) th_rule_fail(r, "input has rank %u, want 2 or more", t.rank);
+  want_vector(r, "weight", r->in[1]);
+  want_vector(r, "bias", r->in[2]);
   if (b->status) return;
   th_dim groups = th_rule_dim(r, "num_groups"), dims[3] = {t.dims[0], groups, 0};
   th_dim rest = th_dim_product(th_ctx(b), t.dims + 2, t.rank - 2), per_group;
@@ -126,6 +135,10 @@ static void batch_norm(th_rule *r, bool training, th_value running_mean, th_valu
   if (t.rank < 2) th_rule_fail(r, "input has rank %u, want 2 or more", t.rank);
   if (!th_dtype_is_float(t.dtype)) th_rule_fail(r, "wants floating point, got %s", th_dtype_name(t.dtype));
   if (!training && (running_mean == TH_NO_VALUE || running_var == TH_NO_VALUE)) th_rule_fail(r, "evaluation needs running statistics");
+  want_vector(r, "weight", r->in[1]);
+  want_vector(r, "bias", r->in[2]);
+  want_vector(r, "running_mean", running_mean);
+  want_vector(r, "running_var", running_var);
   if (b->status) return;
   th_value x = th_up(b, r->in[0]), mean, var, rstd, centred;
   th_dtype wide = th_dtype_of(b, x);
