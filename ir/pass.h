@@ -21,6 +21,8 @@ typedef struct th_target {
   uint64_t memory;      /* bytes; 0 unknown */
 } th_target;
 
+typedef struct th_executor th_executor; /* ir/executor.h */
+
 typedef struct th_options { /* what a compile is asked for, decoded (compile.proto) */
   th_mode mode;
   th_phase phase;
@@ -33,7 +35,7 @@ typedef struct th_options { /* what a compile is asked for, decoded (compile.pro
   uint32_t world;              /* ranks of the mesh axis "dp" */
   uint64_t bucket_bytes;
   uint32_t n_executors;
-  const char *const *executors; /* priority order */
+  const th_executor *const *executors; /* in order of priority */
   uint32_t n_disabled;
   const char *const *disabled; /* passes that are left out (tests, debugging) */
   th_target target;
@@ -92,7 +94,4 @@ th_status th_pass_verify(const th_options *options, const th_pass *pass, const t
 /* The pass called `name`; NULL when there is none. Position i of the pipeline; NULL past its end. */
 const th_pass *th_pass_find(const char *name);
 const th_pass *th_pass_at(size_t i);
-/* Default options (forward, cpu, world 1) on `context`; for tests and thunderc. */
-th_options th_options_default(void);
-
 #endif

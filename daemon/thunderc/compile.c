@@ -4,7 +4,7 @@
 #include <time.h>
 
 #include "executors/emit/emit.h"
-#include "executors/executor.h"
+#include "executors/registry.h"
 #include "ir/names.h"
 #include "proto/compile.pb-c.h"
 
@@ -64,10 +64,12 @@ static th_status options_of(th_arena *a, const Thunder__Wire__CompileJob *job, t
   o->n_disabled = (uint32_t)m->n_disabled_passes;
   o->disabled = (const char *const *)m->disabled_passes;
   if (m->n_executors) {
+    const th_executor **executors = TH_ARENA_ARRAY(a, const th_executor *, m->n_executors);
+    for (size_t i = 0; i < m->n_executors; i++)
+      if (!(executors[i] = th_executor_find(m->executors[i])))
+        return TH_ERROR(INVALID_ARGUMENT, "executor \"%s\" is not known to this compiler; it has \"cpu\"", m->executors[i]);
     o->n_executors = (uint32_t)m->n_executors;
-    o->executors = (const char *const *)m->executors;
-    for (uint32_t i = 0; i < o->n_executors; i++)
-      if (!th_executor_find(o->executors[i])) return TH_ERROR(INVALID_ARGUMENT, "executor \"%s\" is not known to this compiler; it has \"cpu\"", o->executors[i]);
+    o->executors = executors;
   }
   if (m->precision && *m->precision && strcmp(m->precision, "f32"))
     return TH_ERROR(UNIMPLEMENTED, "precision \"%s\" is not known to this compiler; autocast regions of the trace say it", m->precision);

@@ -10,6 +10,7 @@
 #include "daemon/thunderc/compile.h"
 #include "daemon/thunderc/worker.h"
 #include "executors/emit/emit.h"
+#include "executors/registry.h"
 #include "ir/names.h"
 
 static const char usage[] =

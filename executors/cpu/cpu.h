@@ -4,7 +4,7 @@
 #ifndef THUNDER_EXECUTORS_CPU_CPU_H
 #define THUNDER_EXECUTORS_CPU_CPU_H
 
-#include "executors/executor.h"
+#include "ir/executor.h"
 
 extern const th_executor th_executor_cpu;
 

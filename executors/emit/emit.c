@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "executors/executor.h"
+#include "ir/executor.h"
 #include "ir/passes/plan.h"
 #include "proto/plan.pb-c.h"
 
@@ -238,7 +238,7 @@ static th_status simple(writer *w, uint32_t kind, uint32_t target, const th_op *
 }
 
 static th_status launch(writer *w, const th_op *op) {
-  const th_executor *executor = th_executor_of(op);
+  const th_executor *executor = th_executor_of(w->e->options, op);
   th_kernel_source source;
   if (!executor) return TH_ERROR(INTERNAL, "a launch without an executor");
   th_status status = executor->emit(w->e->options, w->t, op, &source);

@@ -14,7 +14,7 @@ static bool is_attention(th_rule *r) {
   return !r->b->status;
 }
 
-/* How many query heads share a key head (enable_gqa); 1 when the heads are equal. */
+/* How many query heads share a head of k, which is key or value (enable_gqa); 1 when the heads are equal or there are none. */
 static int64_t head_group(th_rule *r, th_value q, th_value k) {
   th_type tq = th_rule_type(r->b, q), tk = th_rule_type(r->b, k);
   int64_t hq, hk;
@@ -28,7 +28,7 @@ static th_value repeat_heads(th_builder *b, th_value x, int64_t times) {
   if (b->status || times == 1) return x;
   th_type t = th_rule_type(b, x);
   uint32_t h = t.rank - 3;
-  th_dim wide[TH_MAX_RANK], flat[TH_MAX_RANK];
+  th_dim wide[TH_MAX_RANK + 1], flat[TH_MAX_RANK];
   int64_t map[TH_MAX_RANK];
   for (uint32_t i = 0; i < t.rank; i++) {
     map[i] = i <= h ? i : i + 1;
@@ -44,7 +44,7 @@ static th_value sum_heads(th_builder *b, th_value x, int64_t times) {
   if (b->status || times == 1) return x;
   th_type t = th_rule_type(b, x);
   uint32_t h = t.rank - 3;
-  th_dim wide[TH_MAX_RANK];
+  th_dim wide[TH_MAX_RANK + 1];
   for (uint32_t i = 0; i < t.rank; i++) wide[i <= h ? i : i + 1] = t.dims[i];
   wide[h + 1] = th_k(b, times);
   if (!th_dim_exact_div(th_ctx(b), t.dims[h], th_k(b, times), &wide[h])) return x;
@@ -75,7 +75,7 @@ typedef struct attention {
   th_value scores;   /* scaled and masked */
   th_dim lead[TH_MAX_RANK];
   uint32_t n_lead;
-  int64_t group;
+  int64_t key_group, value_group; /* query heads that share one */
   double scale;
   bool constant_scale;
 } attention;
@@ -97,11 +97,13 @@ static th_value masked_scores(th_rule *r, th_value scores, th_value mask, bool c
 static bool begin(th_rule *r, th_value mask, attention *a) {
   th_builder *b = r->b;
   if (!is_attention(r)) return false;
-  a->group = head_group(r, r->in[0], r->in[1]);
-  if (a->group > 1 && r->kind == TH_OP_torch_sdpa && !th_rule_bool(r, "enable_gqa")) th_rule_fail(r, "query and key have different numbers of heads; pass enable_gqa=True");
+  a->key_group = head_group(r, r->in[0], r->in[1]);
+  a->value_group = head_group(r, r->in[0], r->in[2]);
+  if ((a->key_group > 1 || a->value_group > 1) && r->kind == TH_OP_torch_sdpa && !th_rule_bool(r, "enable_gqa"))
+    th_rule_fail(r, "query has other numbers of heads than key or value; pass enable_gqa=True");
   a->q = th_up(b, r->in[0]);
-  a->k = repeat_heads(b, th_up(b, r->in[1]), a->group);
-  a->v = repeat_heads(b, th_up(b, r->in[2]), a->group);
+  a->k = repeat_heads(b, th_up(b, r->in[1]), a->key_group);
+  a->v = repeat_heads(b, th_up(b, r->in[2]), a->value_group);
   if (b->status) return false;
   th_value all[3] = {a->q, a->k, a->v};
   for (int i = 0; i < 3; i++) { /* leading dims broadcast */
@@ -170,7 +172,7 @@ void th__lower_sdpa_backward(th_rule *r) {
   th_value dp = product(b, grad, a.v, a.n_lead, 1, 1);
   th_value ds = th_mul_scalar(b, th_mul(b, p, th_sub(b, dp, th_spread(b, row, dp, &last, 1))), a.scale);
   th_value dq = product(b, ds, a.k, a.n_lead, 1, 0), dk = product(b, ds, a.q, a.n_lead, 0, 0);
-  th_value grads[3] = {dq, sum_heads(b, dk, a.group), sum_heads(b, dv, a.group)};
+  th_value grads[3] = {dq, sum_heads(b, dk, a.key_group), sum_heads(b, dv, a.value_group)};
   for (int i = 0; i < 3 && !b->status; i++) {
     th_type t = th_rule_type(b, r->in[i]);
     th_rule_return(r, th_convert(b, th_sum_to(b, grads[i], t.dims, t.rank), d));

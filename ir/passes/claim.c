@@ -1,13 +1,12 @@
 /* claim: composites that an executor wants whole become one library op each, whose body is the composite's lowering: what
  * it computes stays written down, for the reference executor and for readers. The others are left to `decompose`. */
-#include "executors/executor.h"
+#include "ir/executor.h"
 #include "ir/passes/passes.h"
 
 static const th_executor *claimer(const th_options *options, const th_trace *t, const th_op *op, th_library_call *call) {
-  const th_executor *e;
   if (th_op_spec_get(op->kind)->level != TH_LEVEL_TORCH) return NULL;
-  for (uint32_t i = 0; (e = th_executor_at(options, i)); i++)
-    if (e->claims && e->claims(options, t, op, call)) return e;
+  for (uint32_t i = 0; i < options->n_executors; i++)
+    if (options->executors[i]->claims && options->executors[i]->claims(options, t, op, call)) return options->executors[i];
   return NULL;
 }
 

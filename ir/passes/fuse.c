@@ -10,7 +10,7 @@
  * reduction of the two last kinds swallows its producers only when nobody else reads them. */
 #include <string.h>
 
-#include "executors/executor.h"
+#include "ir/executor.h"
 #include "ir/passes/passes.h"
 
 typedef enum kind { OUTSIDE, PLAIN, ROWS, COLUMNS, WHOLE, ALONE } kind;
@@ -323,7 +323,7 @@ static th_value single(fuser *f, const th_op *op, const th_value *operands) {
   th_attr attr = th_make_graph(graph);
   th_type type = *th_type_of(f->t, op->result);
   th_op *fusion = th_trace_add_op(to, 0, TH_OP_fusion, operands, op->n_operands, &attr, &type, 1);
-  fusion->executor = th_intern(f->c, th_executor_at(f->options, 0)->name);
+  fusion->executor = th_intern(f->c, f->options->executors[0]->name);
   fusion->origin = op->origin;
   return fusion->result;
 }
@@ -353,11 +353,11 @@ static th_status write_fusion(fuser *f, uint32_t g) {
   *b = (body){.graph = (uint32_t)to->n_graphs, .group = g};
   f->now++;
   th_trace_add_graph(to, "fusion");
-  const th_executor *executor = NULL, *e;
-  for (uint32_t i = 0; (e = th_executor_at(f->options, i)) && !executor; i++) {
-    executor = e;
-    for (size_t k = 0; k < x->n_ops; k++)
-      if (!e->fusible || !e->fusible(f->options, f->t, f->g->ops[x->ops[k]])) executor = NULL;
+  const th_executor *executor = NULL;
+  for (uint32_t i = 0; i < f->options->n_executors && !executor; i++) {
+    executor = f->options->executors[i];
+    for (size_t k = 0; k < x->n_ops && executor; k++)
+      if (!executor->fusible || !executor->fusible(f->options, f->t, f->g->ops[x->ops[k]])) executor = NULL;
   }
   if (!executor) return TH_ERROR(UNIMPLEMENTED, "op %u: no executor takes %s of %s", f->g->ops[x->ops[0]]->origin, th_op_name(f->g->ops[x->ops[0]]->kind),
                                  th_dtype_name(th_type_of(f->t, f->g->ops[x->ops[0]]->result)->dtype));
@@ -406,7 +406,7 @@ static th_status write_group(fuser *f, uint32_t g) {
 th_status th_pass_fuse(const th_options *options, const th_trace *in, th_trace **out) {
   th_arena *a = th_context_arena(in->context);
   fuser f = {.options = options, .t = in, .c = in->context, .a = a, .g = in->graphs[0]};
-  if (!th_executor_at(options, 0)) return TH_ERROR(UNIMPLEMENTED, "none of the executors asked for is known to this compiler; want cpu");
+  if (!options->n_executors) return TH_ERROR(UNIMPLEMENTED, "no executor was given: nothing can take the regions of this trace");
   f.group_of = TH_ARENA_ARRAY(a, uint32_t, f.g->n_ops);
   f.position = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
   f.users = TH_ARENA_ARRAY(a, users, in->n_values);

@@ -8,7 +8,7 @@
  * Written-back outputs are left to memory_plan, which knows the order of reads and writes. */
 #include <string.h>
 
-#include "executors/executor.h"
+#include "ir/executor.h"
 #include "ir/passes/plan.h"
 
 typedef struct copy_entry { th_value from, to; } copy_entry;
@@ -99,7 +99,7 @@ static void lay_region(layout *l, const th_op *op) {
 }
 
 static th_status lay_library(layout *l, const th_op *op) {
-  const th_executor *executor = th_executor_of(op);
+  const th_executor *executor = th_executor_of(l->options, op);
   th_value *operands = TH_ARENA_ARRAY(l->arena, th_value, op->n_operands);
   for (uint32_t k = 0; k < op->n_operands; k++) {
     operands[k] = l->r.map[op->operands[k]];

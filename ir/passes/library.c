@@ -1,11 +1,10 @@
 /* library: prims that an executor hands to a library become one `library` op each, with the prim as its body. */
-#include "executors/executor.h"
+#include "ir/executor.h"
 #include "ir/passes/passes.h"
 
 static const th_executor *taker(const th_options *options, const th_trace *t, const th_op *op, th_library_call *call) {
-  const th_executor *e;
-  for (uint32_t i = 0; (e = th_executor_at(options, i)); i++)
-    if (e->library && e->library(options, t, op, call)) return e;
+  for (uint32_t i = 0; i < options->n_executors; i++)
+    if (options->executors[i]->library && options->executors[i]->library(options, t, op, call)) return options->executors[i];
   return NULL;
 }
 

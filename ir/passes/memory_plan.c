@@ -8,7 +8,7 @@
  * Positions: instruction i of the order stands at i + 1; inputs are there at 0; the end of the call is n + 1. */
 #include <string.h>
 
-#include "executors/executor.h"
+#include "ir/executor.h"
 #include "ir/passes/offsets.h"
 #include "ir/passes/plan.h"
 #include "ir/passes/schedule.h"
@@ -137,7 +137,7 @@ static void place_escaping(planner *p) {
 
 /* May result `r` of the op at position `at` be computed over the bytes of storage `s`, whose last reader it is? */
 static bool over_operand(planner *p, const th_op *op, uint32_t r, th_value s, th_value like) {
-  const th_executor *executor = th_executor_of(op);
+  const th_executor *executor = th_executor_of(p->options, op);
   th_value y = op->result + r;
   bool found = false;
   if (op->kind != TH_OP_fusion || !executor || !executor->in_place) return false;

@@ -24,12 +24,6 @@ const th_pass *th_pass_find(const char *name) {
   return NULL;
 }
 
-th_options th_options_default(void) {
-  static const char *const executors[] = {"cpu"};
-  return (th_options){.mode = TH_MODE_FORWARD, .world = 1, .bucket_bytes = 25 << 20, .n_executors = 1, .executors = executors,
-                      .target = {.name = "cpu", .arch = "x86-64-v3", .threads = 1}};
-}
-
 static uint64_t now_ns(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);

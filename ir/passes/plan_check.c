@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "executors/executor.h"
+#include "ir/executor.h"
 #include "ir/passes/offsets.h"
 #include "ir/passes/plan.h"
 #include "ir/passes/schedule.h"
@@ -73,6 +73,7 @@ th_plan_bytes th_plan_predict(const th_trace *t, const int64_t *symbols) {
 typedef struct owned { th_place place; uint32_t index; int64_t begin, end; bool alive; } owned;
 
 typedef struct checker {
+  const th_options *options;
   const th_trace *t;
   const int64_t *symbols;
   owned *of;          /* by value; of those that are no aliases */
@@ -99,7 +100,7 @@ static th_status check_read(const checker *k, const th_op *op, th_value v, const
 }
 
 static bool may_overwrite(const checker *k, const th_op *op, uint32_t r, th_value old) {
-  const th_executor *executor = th_executor_of(op);
+  const th_executor *executor = th_executor_of(k->options, op);
   bool found = false;
   for (uint32_t i = 0; i < op->n_operands; i++) {
     if (op->operands[i] == TH_NO_VALUE || owner(k, op->operands[i]) != old) continue;
@@ -186,7 +187,7 @@ th_status th_plan_check(const th_options *options, const th_trace *t, const int6
   th_arena *a = th_context_arena(t->context);
   const th_graph *g = t->graphs[0];
   symbols = smallest(t, symbols);
-  checker k = {.t = t, .symbols = symbols, .of = TH_ARENA_ARRAY(a, owned, t->n_values), .live = TH_ARENA_ARRAY(a, th_value, t->n_values),
+  checker k = {.options = options, .t = t, .symbols = symbols, .of = TH_ARENA_ARRAY(a, owned, t->n_values), .live = TH_ARENA_ARRAY(a, th_value, t->n_values),
                .busy = TH_ARENA_ARRAY(a, th_value, 2 * t->n_values), .arena = th_dim_eval(t->context, th_plan_arena_bytes(t), symbols)};
   for (uint32_t i = 0; i < g->n_inputs; i++) {
     th_value v = g->inputs[i];

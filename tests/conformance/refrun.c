@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "executors/ref/ref.h"
+#include "executors/registry.h"
 
 typedef struct request {
   th_arena *arena;

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "executors/registry.h"
 #include "tests/fuzz/fuzz.h"
 
 fuzz_counts fuzz_seen;

@@ -36,7 +36,7 @@ const uint8_t *fuzz_seed_of(th_arena *arena, const char *text, size_t length, si
   return NULL;
 }
 
-/* ---- mutations ---- */
+/* ---- mutations: several may follow one another, so that tables which belong together may differ in length ---- */
 
 static uint32_t *pick(uint32_t *random, uint32_t *table, size_t n) { return n ? &table[fuzz_random(random, (uint32_t)n)] : NULL; }
 
@@ -84,7 +84,7 @@ static void flags(message *m, uint32_t *random) {
     case 3: if ((at = pick(random, m->input_kind, m->n_input_kind))) *at = fuzz_random(random, 5); return;
     default: if (m->n_attr_kind) {
       size_t k = fuzz_random(random, (uint32_t)m->n_attr_kind);
-      if (m->attr_kind[k] == TH_ATTR_BOOL) m->attr_value[k] ^= 1;
+      if (k < m->n_attr_value && m->attr_kind[k] == TH_ATTR_BOOL) m->attr_value[k] ^= 1;
     }
   }
 }
@@ -95,7 +95,7 @@ static void constant(message *m, uint32_t *random) { /* the same size elsewhere 
     m->floats[fuzz_random(random, (uint32_t)m->n_floats)] = floats[fuzz_random(random, 7)];
   } else if (m->n_dim_kind) {
     size_t k = fuzz_random(random, (uint32_t)m->n_dim_kind);
-    if (m->dim_kind[k] == TH_DIM_CONST && m->dim_a[k] > 1) m->dim_a[k] = (int64_t)fuzz_random(random, 9);
+    if (k < m->n_dim_a && m->dim_kind[k] == TH_DIM_CONST && m->dim_a[k] > 1) m->dim_a[k] = (int64_t)fuzz_random(random, 9);
   }
 }
 

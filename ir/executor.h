@@ -1,7 +1,9 @@
-/* Executors' compile halves: what each can take over, and the code it makes of it. No device, no driver. An executor's run
- * half (executors/run) never sees this header. Threads: thread-compatible. */
-#ifndef THUNDER_EXECUTORS_EXECUTOR_H
-#define THUNDER_EXECUTORS_EXECUTOR_H
+/* What the passes know of an executor's compile half: what it can take over, and the code it makes of it. The executors
+ * themselves are in executors/ (registry.h there), which includes ir/ and not the other way; the options of a compile carry
+ * them to the passes. No device, no driver. An executor's run half (executors/run) never sees this header.
+ * Threads: thread-compatible. */
+#ifndef THUNDER_IR_EXECUTOR_H
+#define THUNDER_IR_EXECUTOR_H
 
 #include "ir/pass.h"
 
@@ -23,7 +25,7 @@ typedef struct th_library_call {
   double alpha, beta;
 } th_library_call;
 
-typedef struct th_executor {
+struct th_executor {
   const char *name; /* "cpu" */
 
   /* Does this executor want the torch-level composite `op` whole, as one library call? Fills *out (context memory). NULL or
@@ -50,16 +52,13 @@ typedef struct th_executor {
    * compiler fails or is missing; `kind` is Module.kind ("elf-so"). */
   th_status (*compile)(const th_options *options, th_arena *arena, const char *source, size_t size, uint8_t **out, size_t *out_size,
                        const char **out_kind);
-} th_executor;
+};
 
 /* Appends the library op for `call` to graph 0 of `trace`; `body` is the graph it computes. */
 th_op *th_library_op(th_trace *trace, uint32_t body, const th_executor *executor, const th_library_call *call, const th_value *operands,
                      uint32_t n_operands, const th_type *types, uint32_t n_results);
 
-/* By name; NULL when there is none. The one that claimed `op` (op->executor); NULL when nobody did. */
-const th_executor *th_executor_find(const char *name);
-const th_executor *th_executor_of(const th_op *op);
-/* The executor at position i of options->executors; NULL past the end. Unknown names are skipped. */
-const th_executor *th_executor_at(const th_options *options, uint32_t i);
+/* The one of the options that claimed `op` (op->executor); NULL when none did. */
+const th_executor *th_executor_of(const th_options *options, const th_op *op);
 
 #endif
