@@ -69,7 +69,7 @@ static void find_stored(sinker *s, bool *movable) {
 /* The chain that makes v, back to values that are stored anyway, results of other ops, and inputs. */
 static bool collect(const sinker *s, th_value v, bool top, int depth, chain *out) {
   const th_op *op = s->t->values[v].def;
-  bool narrow = !top && elements(s, v) * 8 <= elements(s, out->ops[0]->result); /* a row's number, a bias: stored, if need be */
+  bool narrow = !top && elements(s, v) <= elements(s, out->ops[0]->result) / 8; /* a row's number, a bias: stored, if need be */
   bool constant = op && (op->kind == TH_OP_const || op->kind == TH_OP_iota);
   bool leaf = !op || (!top && s->stored[v]) || (narrow && !constant) || op->n_results != 1 || !(is_pointwise(op) || is_free(op));
   if (leaf) {
