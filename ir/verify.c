@@ -121,6 +121,11 @@ static th_status check_type(const verifier *v, th_value x) {
   if (t->weak && t->rank) return WRONG(v, "value %u is weak, a Python number, but has rank %u", x, t->rank);
   for (uint32_t i = 0; i < t->rank; i++)
     if (t->dims[i] >= th_dim_count(v->c)) return WRONG(v, "value %u has a size that is no dimension expression", x);
+  for (uint32_t i = 0; i < t->rank; i++) {
+    int64_t low, high;
+    th_dim_bounds(v->c, t->dims[i], &low, &high);
+    if (low < 0 && high < 0) return WRONG(v, "value %u has a negative size in dimension %u", x, i);
+  }
   return TH_OK;
 }
 

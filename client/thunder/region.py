@@ -52,10 +52,17 @@ class Region:
         if self.executor is None:
             self.compile(arguments)
         if self.written and runtime.overlaps(arguments, self.written):
-            self.stats.overlaps += 1
+            self._say_overlap()
             return self.gm(*arguments)
         self.stats.calls += 1
         return runtime.call(self.executor, [*arguments, *self.constants] if self.constants else arguments)
+
+
+    def _say_overlap(self):
+        if not self.stats.overlaps:
+            warnings.warn("thunder: a tensor that the function writes shares memory with another of its inputs; such calls run in eager "
+                          "PyTorch (counted in compile_stats(...).overlaps)", stacklevel=3)
+        self.stats.overlaps += 1
 
 
 class _Problems(Exception):

@@ -44,6 +44,19 @@ static th_dtype wanted_dtype(const th_options *options, const th_rewriter *r, co
 
 static bool eligible(const th_type *t) { return th_dtype_is_float(t->dtype) && t->dtype != TH_DTYPE_f64 && !t->weak; }
 
+/* What goes back into an input is converted to the input's dtype, as copy_ does. */
+static void convert_back(th_rewriter *r, const th_trace *in) {
+  const th_graph *g = in->graphs[0];
+  for (uint32_t o = 0; o < g->n_outputs && !r->b.status && in->outputs; o++) {
+    th_output_kind kind = in->outputs[o].kind;
+    th_dtype wanted = th_type_of(in, g->outputs[o])->dtype;
+    th_value v = r->map[g->outputs[o]];
+    if ((kind != TH_OUTPUT_WRITTEN && kind != TH_OUTPUT_GRADIENT) || th_type_of(r->b.trace, v)->dtype == wanted) continue;
+    r->b.autocast = TH_DTYPE_none;
+    r->b.trace->graphs[0]->outputs[o] = th_build1(&r->b, TH_OP_torch_to, &v, 1, (th_attr[]){th_make_dtype(wanted)});
+  }
+}
+
 th_status th_pass_autocast(const th_options *options, const th_trace *in, th_trace **out) {
   th_rewriter r = th_rewrite_begin(in);
   for (uint32_t g = 0; g < in->n_graphs; g++) {
@@ -75,6 +88,7 @@ th_status th_pass_autocast(const th_options *options, const th_trace *in, th_tra
       }
     }
     if (!r.b.status) th_rewrite_outputs(&r, g);
+    if (g == 0) convert_back(&r, in);
   }
   return th_rewrite_finish(&r, out);
 }

@@ -289,3 +289,20 @@ def test_torch_compile_backend():
 @pytest.mark.quick
 def test_jit_is_compile():
     assert thunder.jit is thunder.compile
+
+
+@pytest.mark.quick
+def test_overlapping_inputs_are_said_once():
+    def f(a, b):
+        a.mul_(2)
+        return b + 1
+    compiled, whole = thunder.compile(f), torch.arange(6.0)
+    compiled(torch.ones(4), torch.ones(4))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            got, other = whole.clone(), whole.clone()
+            torch.testing.assert_close(compiled(got[:4], got[2:]), f(other[:4], other[2:]))
+            assert torch.equal(got, other)
+    assert sum("shares memory" in str(w.message) for w in said) == 1
+    assert thunder.compile_stats(compiled).overlaps == 2 and thunder.compile_stats(compiled).calls == 1

@@ -264,6 +264,28 @@ def test_a_client_that_leaves_ends_its_compile(place):
     assert place.number(r"cancelled (\d+)") == 1
 
 
+def test_an_interrupt_during_a_compile(place):
+    """Ctrl-C: a KeyboardInterrupt at once, where the function was called; the compile is given up and the process can go on."""
+    script = place.script("interrupted.py", text="""
+        import time, torch, thunder
+        c = thunder.compile(lambda a: a * 2.0)
+        try:
+            c(torch.ones(4))
+        except KeyboardInterrupt:
+            print("interrupted at", time.time(), flush=True)
+        print("again", c(torch.ones(4)).tolist())
+        """)
+    process = place.start(script, THUNDER_FAILPOINTS="worker.compile=sleep:4000")
+    place.wait(lambda: "1 compiles running" in place.ctl("status").stdout, 60)
+    sent = time.time()
+    process.send_signal(signal.SIGINT)
+    place.wait(lambda: place.number(r"cancelled (\d+)") == 1, 5)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert float(re.search(r"interrupted at (\S+)", out)[1]) - sent < 1.0
+    assert "again [2.0, 2.0, 2.0, 2.0]" in out
+
+
 def test_jobs_are_known_to_daemons_that_come_later(place):
     """A job started without a daemon, and one whose daemon is killed: the job goes on and the next daemon lists it."""
     script = place.script("job.py", text="""
