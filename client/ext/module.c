@@ -102,11 +102,12 @@ static PyObject *int_tuple(const int64_t *values, uint32_t n) {
   return t;
 }
 
+/* Strides as the allocator gives them; those of dimensions of size 1 too, which users see. */
 static int is_row_major(const th_tensor_out *o) {
   int64_t run = 1;
   for (uint32_t i = o->rank; i-- > 0;) {
-    if (o->dims[i] != 1 && o->strides[i] != run) return 0;
-    run *= o->dims[i];
+    if (o->strides[i] != run) return 0;
+    run *= o->dims[i] ? o->dims[i] : 1;
   }
   return 1;
 }

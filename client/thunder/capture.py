@@ -49,6 +49,11 @@ def reset_code(fn):
     torch._dynamo.reset_code(fn)
 
 
+def mark_stepped(optimizer):
+    """What optimizer.step() notes for learning rate schedulers, which else warn that they were called before it."""
+    optimizer._opt_called = True
+
+
 def placeholders(gm):
     return [n for n in gm.graph.nodes if n.op == "placeholder"]
 

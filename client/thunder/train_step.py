@@ -139,6 +139,7 @@ class _StepRegion:
             for p, _ in params:
                 p.grad = None
         elif update:
+            capture.mark_stepped(step.optimizer)
             for p, _ in params:
                 torch.autograd.graph.increment_version(p)
         return made

@@ -135,16 +135,23 @@ void th__lower_var_mean(th_rule *r) {
   th_rule_return(r, m);
 }
 
+/* x**power of x >= 0 whose gradient at 0 is 0, as PyTorch's norms have it, and not inf * 0. */
+static th_value root(th_builder *b, th_value x, double power) {
+  th_value zero = th_eq(b, x, th_like(b, 0, x)), safe = th_select(b, zero, th_like(b, 1, x), x);
+  return th_select(b, zero, th_like(b, 0, x), power == 0.5 ? th_sqrt(b, safe) : th_pow(b, safe, th_like(b, power, x)));
+}
+
 void th__lower_vector_norm(th_rule *r) {
   th_builder *b = r->b;
   double ord = th_rule_float(r, "ord");
   th_dtype d = th_rule_dtype(r, "dtype", th_dtype_of(b, r->in[0]));
   th_value x = th_up(b, th_convert(b, r->in[0], d)), y;
   if (!th_dtype_is_float(d)) th_rule_fail(r, "wants floating point, got %s", th_dtype_name(d));
-  if (ord == 2) y = th_sqrt(b, reduce(r, TH_OP_reduce_sum, th_mul(b, x, x)));
+  if (ord == 2) y = root(b, reduce(r, TH_OP_reduce_sum, th_mul(b, x, x)), 0.5);
   else if (ord == 1) y = reduce(r, TH_OP_reduce_sum, th_abs(b, x));
   else if (isinf(ord)) y = reduce(r, ord > 0 ? TH_OP_reduce_max : TH_OP_reduce_min, th_abs(b, x));
   else if (ord == 0) y = reduce(r, TH_OP_reduce_sum, th_convert(b, th_ne(b, x, th_like(b, 0, x)), th_dtype_compute(d)));
+  else if (ord > 0) y = root(b, reduce(r, TH_OP_reduce_sum, root(b, th_abs(b, x), ord)), 1 / ord);
   else {
     y = reduce(r, TH_OP_reduce_sum, th_pow(b, th_abs(b, x), th_like(b, ord, x)));
     y = th_pow(b, y, th_like(b, 1 / ord, y));

@@ -88,8 +88,10 @@ def test_a_scheduler_compiles_nothing():
         loss = step(x, y)
         torch.testing.assert_close(loss, eager_step(other, theirs, x, y), rtol=1e-12, atol=1e-12)
         compiles = compiles or sum(step.stats.compiles.values())
-        for s in schedulers:
-            s.step()  # the rate and both betas change
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # that the scheduler comes before optimizer.step(), say
+            for s in schedulers:
+                s.step()  # the rate and both betas change
     same(model, other)
     assert sum(step.stats.compiles.values()) == compiles == 1
 

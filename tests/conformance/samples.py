@@ -323,6 +323,8 @@ add("torch.var_mean", lambda x: torch.var_mean(x, 1), rand(3, 5))
 for order in (2, 1, 0, float("inf"), 3):
     add("torch.linalg_vector_norm", lambda x, o=order: torch.linalg.vector_norm(x, o, 1), rand(3, 5, grad=order != 0))
 add("torch.linalg_vector_norm", lambda x: torch.linalg.vector_norm(x), rand(3, 5))
+for order in (2, 3, 1.5, 0.5):  # a row of zeros, and zeros among others: PyTorch's gradient there is 0
+    add("torch.linalg_vector_norm", lambda x, o=order: torch.linalg.vector_norm(x, o, 1), torch.tensor([[0.0, 0.0], [0.0, 2.0]], requires_grad=True))
 add("torch.cumsum", lambda x: x.cumsum(1), rand(3, 5))
 add("torch.cumsum", lambda x: x.cumsum(0), ints(3, 5))
 
