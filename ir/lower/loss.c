@@ -123,6 +123,7 @@ void th__lower_cross_entropy_loss(th_rule *r) {
   th_dtype d = th_dtype_of(b, r->in[0]);
   if (!th_dtype_is_float(d)) th_rule_fail(r, "wants floating point, got %s", th_dtype_name(d));
   if (th_rank(b, r->in[0]) < 1) th_rule_fail(r, "input has rank 0");
+  if (r->in[2] != TH_NO_VALUE && th_rank(b, r->in[2]) != 1) th_rule_fail(r, "weight has rank %u, want 1: a number for each class", th_rank(b, r->in[2]));
   if (b->status) return;
   th_value x = th_up(b, r->in[0]), target = r->in[1], weight = r->in[2], exps, sum, maximum, loss;
   th_type t = th_rule_type(b, x), tt = th_rule_type(b, target);

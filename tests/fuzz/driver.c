@@ -20,6 +20,12 @@
 
 #include "tests/fuzz/fuzz.h"
 
+/* What a sanitizer reports ends as other crashes do: with the input kept. */
+const char *__asan_default_options(void);
+const char *__ubsan_default_options(void);
+const char *__asan_default_options(void) { return "abort_on_error=1:handle_abort=0:handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0"; }
+const char *__ubsan_default_options(void) { return "halt_on_error=1:abort_on_error=1:print_stacktrace=1"; }
+
 enum { LARGEST = 1 << 20, MAX_SEEDS = 4096, SECONDS_EACH = 20 };
 typedef struct seed { const uint8_t *data; size_t size; const char *path; } seed;
 
