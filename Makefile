@@ -4,6 +4,7 @@
 #   make bench       eager, torch.compile and Thunder side by side
 #   make docs        docs/build/index.html
 #   make dist        dist/: a wheel and a relocatable bundle with all programs and the libraries they need
+#   make soak        random tests for HOURS (1), outside CI; goes on where tests/soak/summary.json says
 #   make fuzz        clang's libFuzzer on the text parser and the wire decoder, and the lines they reach (SECONDS=120)
 # VENV=DIR uses another Python environment than .venv; BUILD=DIR another build folder; NO_APT=1 installs no system package.
 BUILD ?= build
@@ -15,7 +16,7 @@ export THUNDER_BIN := $(abspath $(BUILD))/bin
 export THUNDER_BUILD_DIR := $(abspath $(BUILD))
 PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider
 
-.PHONY: all setup build demo test test-quick bench docs dist fuzz format clean
+.PHONY: all setup build demo test test-quick bench docs dist fuzz soak format clean
 all: build
 
 setup:
@@ -48,6 +49,9 @@ dist: build
 
 fuzz: setup
 	tests/fuzz/run.sh $(SECONDS)
+
+soak: build
+	$(PYTHON) tests/soak/soak.py --hours $(or $(HOURS),1) $(ARGS)
 
 format:
 	git ls-files '*.c' '*.h' | xargs clang-format-14 -i
