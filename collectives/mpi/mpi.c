@@ -316,13 +316,15 @@ static double now_s(void) {
   return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* Polls one MPI request until it is done, the deadline is over or somebody asks to stop; true when done. */
-static bool poll_request(MPI_Request *request, double seconds, const atomic_int *abort_flag, const th_progress *page) {
-  double end = now_s() + seconds;
+/* Polls one MPI request until it is done; DEADLINE_EXCEEDED without a text of worth, or what ended a wait of this channel. */
+static th_status poll_request(MPI_Request *request, double seconds, th_channel *channel) {
+  double start = now_s();
+  int64_t asked = 0;
   for (int done = 0;;) {
-    if (MPI_Test(request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
-    if (done) return true;
-    if (now_s() > end || (abort_flag && atomic_load(abort_flag)) || (page && atomic_load(&page->abort))) return false;
+    MPI_TRY(MPI_Test, request, &done, MPI_STATUS_IGNORE);
+    if (done) return TH_OK;
+    if (channel) TH_TRY(th__wait_check(channel, (int64_t)(start * 1e9), &asked));
+    if (now_s() - start > seconds) return TH_ERROR(DEADLINE_EXCEEDED, "not done after %.3f s", seconds);
     nanosleep(&(struct timespec){0, 50000}, NULL);
   }
 }
@@ -338,18 +340,24 @@ static void leave(void) {
   if (world && (world->base.lost || atomic_load(&world->base.abort_reason))) return;
   th_progress *page = world ? world->base.progress : NULL;
   if (page) /* a rank that waits in a collective meanwhile is seen by the step process as a mismatch */
-    th_progress_post(page, world->base.stats.index, th_fingerprint_seed("exit"), TH_PROGRESS_KIND_EXIT, 0, 0, 0, 0);
+    th_progress_post(page, world->base.stats.index, ~world->base.stats.fingerprint, TH_PROGRESS_KIND_EXIT, 0, 0, 0, 0);
   MPI_Request request;
   if (MPI_Ibarrier(ours.exit_comm, &request) != MPI_SUCCESS) return;
-  if (poll_request(&request, 1.0, NULL, page)) MPI_Finalize();
+  if (world) world->base.interrupt = NULL; /* Python is gone */
+  th_status status = poll_request(&request, 1.0, world ? &world->base : NULL);
+  if (!status) MPI_Finalize();
+  th_status_free(status);
 }
 
-static th_status duplicate_world(const th_channel *head, MPI_Comm *out_comm) {
+static th_status duplicate_world(th_channel *head, MPI_Comm *out_comm) {
   MPI_Request request;
   MPI_TRY(MPI_Comm_idup, MPI_COMM_WORLD, out_comm, &request);
-  if (!poll_request(&request, (double)head->timeout_ms / 1e3, head->abort_flag, head->progress)) {
+  th_status status = poll_request(&request, (double)head->timeout_ms / 1e3, head);
+  if (status) {
     ours.lost = true;
-    return TH_ERROR(DEADLINE_EXCEEDED, "not all ranks came to open the channel");
+    if (th_status_code(status) != TH_CODE_DEADLINE_EXCEEDED) return status;
+    th_status_free(status);
+    return th__wait_late(head, "opening the channel, for which all ranks must come", head->timeout_ms);
   }
   MPI_TRY(MPI_Comm_set_errhandler, *out_comm, MPI_ERRORS_RETURN);
   return TH_OK;
