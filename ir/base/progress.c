@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,7 +98,11 @@ static bool is_number(const char *name, uint32_t wanted) {
 static bool claim(th_progress *page) {
   int32_t owner = 0, self = (int32_t)getpid();
   if (page->world_size && !(is_number("RANK", page->rank) && is_number("WORLD_SIZE", page->world_size))) return false;
-  return atomic_compare_exchange_strong(&page->pid, &owner, self) || owner == self; /* the same: it has exec'ed itself */
+  if (atomic_compare_exchange_strong(&page->pid, &owner, self) || owner == self) return true; /* the same: it has exec'ed itself */
+  if (atomic_load(&page->channel) != TH_PROGRESS_CHANNEL_none || !kill(owner, 0) || errno != ESRCH) return false;
+  if (!atomic_compare_exchange_strong(&page->pid, &owner, self)) return false;
+  atomic_store(&page->step, 0); /* a helper trained and has ended; the rank is who comes now */
+  return true;
 }
 
 static void attach(void) {

@@ -7,8 +7,8 @@
  *
  * A rank may be wrapped (bash -c, numactl), and what it starts inherits THUNDER_PROGRESS: the page belongs to the first
  * process that attaches it with the page's RANK and WORLD_SIZE, every other one gets a private page. A rank attaches when
- * it opens its channel or has done a training step, not when it compiles: helpers compile too. A child that a rank forks
- * has a private page in the place of the rank's.
+ * it opens its channel or has done a training step, not when it compiles: helpers compile too. One that trained alone and
+ * has ended gives the page back. A child that a rank forks has a private page in the place of the rank's.
  *
  * The page is one layout for both sides: version it (TH_PROGRESS_VERSION) when a field changes.
  * Threads: the counters are atomic; posting collectives belongs to one thread at a time. */
