@@ -241,7 +241,7 @@ int main(int argc, char **argv) {
     th_status_free(status);
     end_job(SIGKILL);
   }
-  double patience = 0; /* until then ranks that were told to stop may say so and end by themselves */
+  double seen_at = 0, patience = 0; /* patience: until then ranks that were told to stop may say so and end by themselves */
   while (left) {
     polled[0] = (struct pollfd){.fd = signals, .events = POLLIN};
     for (unsigned i = 0; i < n_ranks; i++) polled[i + 1] = (struct pollfd){.fd = ranks[i].pipe > 0 ? ranks[i].pipe : -1, .events = POLLIN};
@@ -251,7 +251,9 @@ int main(int argc, char **argv) {
     if (polled[n_ranks + 2].revents) th_show_flush();
     if (!ending) {
       th_pages_turn();
-      for (unsigned i = 0; i < n_ranks; i++)
+      bool look = now() - seen_at > 0.2; /* the program's own process, when it is not the one that was started */
+      if (look) seen_at = now();
+      for (unsigned i = 0; look && i < n_ranks; i++)
         if (!ranks[i].ended && th_pages_pid(i)) th_register_rank(i, th_pages_pid(i), "running");
       th_register_turn(polled[n_ranks + 1].revents != 0);
     }

@@ -266,7 +266,8 @@ static bool lacks_a_rank(void) {
       const seen *gone = &self.ranks[i], *r = &self.ranks[k];
       if (k == i || !waits(r)) continue;
       bool opening = r->channel == TH_PROGRESS_CHANNEL_opening;
-      if (opening ? gone->channel != TH_PROGRESS_CHANNEL_none : r->posted <= gone->done) continue;
+      if (opening && gone->channel != TH_PROGRESS_CHANNEL_none) continue;
+      if (!opening && (gone->channel == TH_PROGRESS_CHANNEL_none || r->posted <= gone->done)) continue; /* none: it had no page of ours */
       char *out = self.verdict;
       size_t size = sizeof self.verdict - sizeof what_to_do;
       th_progress_collective entry;

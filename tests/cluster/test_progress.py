@@ -39,7 +39,6 @@ class Live:
 
     def __init__(self, folder, text, *args, ranks=2, **env):
         self.folder, self.tag = folder, f"progress-{os.getpid()}-{time.time_ns()}"
-        self.before = set(os.listdir(SHM))
         path = script(folder, PRELUDE + text)
         self.process = subprocess.Popen([*RUN, "-n", str(ranks), "--log-dir", str(folder / "logs"), *(args or (str(path),))], cwd=folder, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True, env=dict(os.environ, PYTHON_EXEC=sys.executable, THUNDER_TEST=self.tag, **env))
@@ -65,8 +64,7 @@ class Live:
 
     def clean(self):
         assert of_job(self.tag) == []
-        assert set(os.listdir(SHM)) - self.before == set()
-        assert not [name for name in os.listdir("/tmp") if name.startswith("thunder-progress-")]
+        assert self.folders() == self.folders("/tmp") == []
 
     def log(self, rank):
         return self.read(f"logs/rank{rank}.log")
@@ -75,8 +73,8 @@ class Live:
         pid, = (pid for pid in of_job(self.tag) if open(f"/proc/{pid}/comm").read().strip() == "thunder-step")
         return pid
 
-    def folders(self):
-        return [name for name in set(os.listdir(SHM)) - self.before if name.startswith("thunder-progress-")]
+    def folders(self, place=SHM):
+        return [name for name in os.listdir(place) if re.match(rf"thunder-progress-\w+-{self.process.pid}-", name)]
 
     def ls(self):
         """This job's part of thunderctl ls."""
@@ -289,6 +287,9 @@ _C.broadcast(t)
 say(f"got{rank}", t.tolist())
 """)
     job.wait(lambda: job.has("ready"))
+    folder, = job.folders()
+    assert {"rank0", "rank1"} <= set(os.listdir(os.path.join(SHM, folder)))
+    assert any("segment" in name for name in os.listdir(os.path.join(SHM, folder))), "Open MPI's files are to go with the folder"
     time.sleep(0.5)
     sent = time.time()
     os.kill(int(job.read("ready")), signal.SIGUSR1)
