@@ -163,8 +163,7 @@ for _ in range(3 - rank):
     assert "Error" not in job.log(1)
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("opened", [pytest.param(False, marks=pytest.mark.quick), True])
 def test_a_rank_that_ends_without_a_word(live, opened):
     """os._exit, before or after the first collective: no handler runs in it, its parent sees it end."""
     job = live(f"""
@@ -180,7 +179,6 @@ _C.broadcast(torch.zeros(2))
     assert code == 1 and f"thunderrun: {text}" in errors and "ThunderError: ABORTED" in job.log(1) and text in job.log(1), errors
 
 
-@pytest.mark.quick
 def test_the_rank_that_fails_is_blamed(live):
     """It leaves, so the other one is told to stop and fails too; the first is the cause."""
     job = live("""
@@ -217,8 +215,7 @@ say(f"stats{rank}", repr(_C.channel_stats()))
 
 # ---- ranks that hang
 
-@pytest.mark.quick
-@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("opened", [False, pytest.param(True, marks=pytest.mark.quick)])
 def test_a_rank_that_does_not_come_is_named(live, opened):
     job = live(f"""
 if {opened}:
@@ -243,8 +240,7 @@ say("told")
 
 # ---- signals
 
-@pytest.mark.quick
-@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("opened", [False, pytest.param(True, marks=pytest.mark.quick)])
 def test_interrupt_ends_a_wait(live, opened):
     job = live(f"""
 if {opened}:
@@ -273,7 +269,6 @@ sys.exit(5)
     assert time.time() - float(job.read("leaves")) < 5, "MPI_Finalize waits for nobody"
 
 
-@pytest.mark.quick
 def test_a_handler_runs_during_a_wait_that_goes_on(tmp_path, live):
     job = live("""
 _C.broadcast(torch.zeros(2))
@@ -334,7 +329,6 @@ until("go")
     assert job.end()[0] == 0
 
 
-@pytest.mark.quick
 def test_a_forked_child_has_no_collectives(live):
     job = live("""
 _C.broadcast(torch.zeros(2))
