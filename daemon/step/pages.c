@@ -165,18 +165,21 @@ static void put_call(char *out, size_t size, const th_progress_collective *c) {
   if (c->op) put(out, size, " (op %u)", c->op);
 }
 
-/* "rank 0", "ranks 0, 2-5" of those where of[i] == group. */
+/* "rank 0", "ranks 0, 2-5", "ranks 0, 2, 4, 6 and 28 more" of those where of[i] == group. */
 static void put_ranks(char *out, size_t size, const unsigned *of, unsigned group) {
-  unsigned n = 0;
-  for (unsigned i = 0; i < self.n; i++) n += of[i] == group;
-  put(out, size, n == 1 ? "rank " : "ranks ");
-  for (unsigned i = 0, first = 1; i < self.n; i++) {
-    if (of[i] != group || (i && of[i - 1] == group)) continue;
-    unsigned last = i;
-    while (last + 1 < self.n && of[last + 1] == group) last++;
-    put(out, size, first ? "%u" : ", %u", i);
-    if (last > i) put(out, size, last == i + 1 ? ", %u" : "-%u", last);
-    first = 0;
+  unsigned left = 0;
+  for (unsigned i = 0; i < self.n; i++) left += of[i] == group;
+  put(out, size, left == 1 ? "rank " : "ranks ");
+  for (unsigned i = 0, shown = 0; i < self.n && left; i++) {
+    if (of[i] != group) continue;
+    unsigned first = i;
+    while (i + 1 < self.n && of[i + 1] == group) i++;
+    put(out, size, shown ? ", %u" : "%u", first);
+    if (i > first) put(out, size, i == first + 1 ? ", %u" : "-%u", i);
+    left -= i - first + 1;
+    if (++shown < 4 || !left) continue;
+    put(out, size, " and %u more", left);
+    return;
   }
 }
 

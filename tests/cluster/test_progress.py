@@ -37,9 +37,11 @@ def training(**options):
 class Live:
     """A job of two ranks (or `ranks`) that runs `text` in `folder`."""
 
-    def __init__(self, folder, text, *args, ranks=2, **env):
+    def __init__(self, folder, text, *args, ranks=2, start=None, **env):
         self.folder, self.tag = folder, f"progress-{os.getpid()}-{time.time_ns()}"
         path = script(folder, PRELUDE + text)
+        if start:
+            (folder / "fake.py").write_text(start)
         self.process = subprocess.Popen([*RUN, "-n", str(ranks), "--log-dir", str(folder / "logs"), *(args or (str(path),))], cwd=folder, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True, env=dict(os.environ, PYTHON_EXEC=sys.executable, THUNDER_TEST=self.tag, **env))
 
@@ -146,6 +148,52 @@ def test_unlike_collectives_that_nobody_waits_for(live):
     job = live("_C.broadcast(torch.zeros(4))\n_C.broadcast(torch.zeros(4 + rank))\nos._exit(0)")
     code, errors = job.end()
     assert code == 1 and "collective 1 differs between ranks: rank 0 broadcast of 16 u8, rank 1 broadcast of 20 u8" in errors
+
+
+FAKE = """
+import mmap, os, struct, sys, time
+rank = int(os.environ["RANK"])
+fd = os.open(os.environ["THUNDER_PROGRESS"], os.O_RDWR)
+page = mmap.mmap(fd, 0)
+assert struct.unpack_from("=6I", page) == (0x54485047, 2, rank, rank, int(os.environ["WORLD_SIZE"]), 0)
+RING, ABORT = 208, 208 + 1024 * 32
+def post(n, differs_at, count):
+    '''The last of n collectives that are all alike up to differs_at; all of them seen at once.'''
+    for i in range(max(0, n - 1024), n):
+        other = i >= differs_at
+        struct.pack_into("=QQQ4BI", page, RING + i % 1024 * 32, i + 1, i * 10 + other * count, 1000 + other * count, 0, 11, 0, 0, 12)
+    struct.pack_into("=iI", page, 152, os.getpid(), 2)
+    open(f"written{rank}", "w").close()
+    while len([name for name in os.listdir() if name.startswith("written")]) < 12:
+        time.sleep(0.005)
+    struct.pack_into("=QQ", page, 176, n, n - 1)
+def wait():
+    while not struct.unpack_from("=I", page, ABORT)[0]:
+        time.sleep(0.01)
+    open(f"told{rank}", "wb").write(page[ABORT + 4:ABORT + 512].split(b"\\0")[0])
+"""
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("program, told", [
+    ("post(2000, 1500 if rank in (3, 7) else 9999, 5)",
+     "collective 1500 differs between ranks: ranks 0-2, 4-6, 8-11 all_reduce sum of 1000 f32 (op 12), ranks 3, 7 all_reduce sum of 1005 f32 (op 12); all ranks must"),
+    ("post(2000, 10 if rank == 11 else 9999, 5)",  # what is remembered differs already
+     "collective 976, or an earlier one, differs between ranks: ranks 0-10 all_reduce sum of 1000 f32 (op 12), rank 11 all_reduce sum of 1005 f32 (op 12); all ranks must"),
+    ("post(20 + rank, 7 if rank % 2 else 9999, 5)",
+     "collective 7 differs between ranks: ranks 0, 2, 4, 6 and 2 more all_reduce sum of 1000 f32 (op 12), ranks 1, 3, 5, 7 and 2 more all_reduce sum of 1005 f32 (op 12); all ranks must"),
+    ("post(20, 7, rank)",  # twelve kinds: three are named
+     "collective 7 differs between ranks: rank 0 all_reduce sum of 1000 f32 (op 12), rank 1 all_reduce sum of 1001 f32 (op 12), rank 2 all_reduce sum of 1002 f32 (op 12); all ranks must"),
+    ("post(20, 9999, 5)\nif rank == 5: time.sleep(0.5), sys.exit(0)",  # it had not done what it posted
+     "rank 5 has ended (exit code 0) after 19 collectives and 0 training steps, rank 0 waits for it in collective 19, all_reduce sum of 1000 f32 (op 12); all ranks must"),
+])
+def test_many_ranks_are_compared(live, program, told):
+    """Ranks without Thunder, that write on their pages."""
+    job = live("", "--no-python", sys.executable, "fake.py", ranks=12, start=FAKE + program + "\nwait()")
+    code, errors = job.end(30)
+    assert code == 1 and f"thunderrun: {told}" in errors, errors
+    ranks = [rank for rank in range(12) if job.has(f"told{rank}")]
+    assert len(ranks) >= 11 and all(job.read(f"told{rank}").startswith(told) for rank in ranks)
 
 
 # ---- ranks that leave
