@@ -2,11 +2,14 @@
 
 
 class ThunderError(RuntimeError):
-    """Base of what this package raises."""
+    """Base of what this package raises. `code` is the canonical name of what happened ("ABORTED": a peer differs or has left,
+    "DEADLINE_EXCEEDED": a peer did not come, "INVALID_ARGUMENT", ...)."""
+
+    code = "UNKNOWN"
 
 
 class CompileError(ThunderError):
-    """A compile failed. `code` is the canonical name ("INVALID_ARGUMENT", "UNAVAILABLE", ...), `source` the line of the
+    """A compile failed. `code` as above, `source` the line of the
     user's program the failing operator comes from, when there is one, `detail` further lines (a compiler's stderr)."""
 
     def __init__(self, message, code="UNKNOWN", source=None, detail=""):

@@ -127,7 +127,7 @@ class _StepRegion:
             inputs.append(runtime.draw_seed() if kind == wire.INPUT_SEED else 0 if kind == wire.INPUT_OFFSET
                           else next(accumulators) if kind == wire.INPUT_ACCUMULATOR else next(states) if kind == wire.INPUT_STATE
                           else next(numbers) if kind == wire.INPUT_HYPER else next(given))
-        made = plan.run(inputs)
+        made = plan.run_step(inputs) if update else plan.run(inputs)
         n = 0 if phase == "flush" else len(self.signature.outputs)
         if update and step.clip is not None:
             step.grad_norm = made[n]
