@@ -7,7 +7,8 @@
 set -euo pipefail
 
 PACKAGES=(build-essential cmake ninja-build pkg-config protobuf-compiler protobuf-c-compiler libprotobuf-c-dev libuv1-dev
-          libpmix-dev libopenmpi-dev openmpi-bin libdnnl-dev libopenblas-dev libgrpc-dev python3 python3-dev python3-venv)
+          libpmix-dev libopenmpi-dev openmpi-bin libdnnl-dev libopenblas-dev libgrpc-dev libcriterion-dev
+          python3 python3-dev python3-venv)
 
 system() {
   local missing=() package
