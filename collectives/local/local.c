@@ -28,7 +28,7 @@ struct th_local_group {
   slot *slots;
   bool aborted;
   const char *abort_reason;
-  char mismatch[400]; /* not "": the ranks disagree */
+  char mismatch[600]; /* not "": the ranks disagree */
   struct {
     bool open, left;
   } ranks[];
@@ -142,11 +142,22 @@ static void carry_out(th_local_group *group, slot *s) {
 
 static void describe_call(const th_collective_call *call, char *buffer, size_t size) {
   bool reduces = call->kind == TH_COLLECTIVE_all_reduce || call->kind == TH_COLLECTIVE_reduce_scatter;
+  char root[32] = "";
+  if (call->kind == TH_COLLECTIVE_broadcast) snprintf(root, sizeof root, " from rank %d", call->root);
   if (call->kind == TH_COLLECTIVE_barrier) snprintf(buffer, size, "barrier");
   else
-    snprintf(buffer, size, "%s%s%s of %zu x %s in %zu segments", th_collective_kind_name(call->kind), reduces ? " " : "",
-             reduces ? th_reduce_name(call->reduce) : "", th__call_count(call), th_dtype_name(call->dtype),
+    snprintf(buffer, size, "%s%s%s%s of %zu x %s in %zu segments", th_collective_kind_name(call->kind), reduces ? " " : "",
+             reduces ? th_reduce_name(call->reduce) : "", root, th__call_count(call), th_dtype_name(call->dtype),
              call->segment_count);
+}
+
+/* Two calls that differ but are described alike: a segment of the same number has another size. */
+static void describe_segment(const th_collective_call *a, int rank_a, const th_collective_call *b, int rank_b, char *buffer, size_t size) {
+  for (size_t i = 0; i < a->segment_count && i < b->segment_count; i++)
+    if (a->segments[i].count != b->segments[i].count) {
+      snprintf(buffer, size, " (segment %zu: %zu elements on rank %d, %zu on rank %d)", i, a->segments[i].count, rank_a, b->segments[i].count, rank_b);
+      return;
+    }
 }
 
 static bool same_call(const th_collective_call *a, const th_collective_call *b) {
@@ -175,13 +186,15 @@ static th_status local_start(th_channel *channel, th_request *request) {
   slot *s = status ? NULL : find_slot_locked(group, request->index);
   if (!status && !s) status = TH_ERROR(RESOURCE_EXHAUSTED, "out of memory");
   if (!status && s->first >= 0 && !same_call(&request->call, &s->requests[s->first]->call)) {
-    char mine[128], other[128];
+    char mine[128], other[128], segment[128] = "";
+    const th_collective_call *first = &s->requests[s->first]->call;
     describe_call(&request->call, mine, sizeof mine);
-    describe_call(&s->requests[s->first]->call, other, sizeof other);
+    describe_call(first, other, sizeof other);
+    if (!strcmp(mine, other)) describe_segment(first, s->first, &request->call, channel->rank, segment, sizeof segment);
     snprintf(group->mismatch, sizeof group->mismatch,
-             "collective %llu differs between ranks: rank %d started %s, rank %d started %s; all ranks must start the "
+             "collective %llu differs between ranks: rank %d started %s, rank %d started %s%s; all ranks must start the "
              "same collectives in the same order", (unsigned long long)request->index, s->first, other, channel->rank,
-             mine);
+             mine, segment);
     pthread_cond_broadcast(&group->changed);
     status = broken_locked(group);
   }
