@@ -83,11 +83,17 @@ static void float_min(void *input, void *inout, int *count, MPI_Datatype *type) 
   float_op(TH_REDUCE_min, input, inout, count, type);
 }
 
-static MPI_Op op_float_max = MPI_OP_NULL, op_float_min = MPI_OP_NULL;
+/* MPI_SUM of 8- and 16-bit integers saturates where Open MPI (4.1, op/avx) has vector code, and wraps elsewhere; ours wraps, as torch does. */
+static void small_sum(void *input, void *inout, int *count, MPI_Datatype *type) {
+  th__reduce_add(*type == MPI_INT16_T ? TH_DTYPE_i16 : TH_DTYPE_u8, TH_REDUCE_sum, input, inout, (size_t)*count);
+}
+
+static MPI_Op op_float_max = MPI_OP_NULL, op_float_min = MPI_OP_NULL, op_small_sum = MPI_OP_NULL;
 
 static th_status make_ops(void) {
   if (op_float_max == MPI_OP_NULL) MPI_TRY(MPI_Op_create, float_max, 1, &op_float_max);
   if (op_float_min == MPI_OP_NULL) MPI_TRY(MPI_Op_create, float_min, 1, &op_float_min);
+  if (op_small_sum == MPI_OP_NULL) MPI_TRY(MPI_Op_create, small_sum, 1, &op_small_sum);
   return TH_OK;
 }
 
@@ -110,7 +116,7 @@ static arithmetic arithmetic_of(const th_collective_call *call) {
   if (dtype == TH_DTYPE_bool) a.op = is_min ? MPI_LAND : MPI_LOR;
   else if (is_max) a.op = th_dtype_is_float(dtype) ? op_float_max : MPI_MAX;
   else if (is_min) a.op = th_dtype_is_float(dtype) ? op_float_min : MPI_MIN;
-  else a.op = MPI_SUM;
+  else a.op = th_dtype_is_integral(dtype) && a.width < 4 ? op_small_sum : MPI_SUM;
   return a;
 }
 
