@@ -35,11 +35,22 @@ struct th_cache {
 
 typedef struct header { /* of a file; little-endian machines only, the magic says so */
   char magic[8];
-  uint8_t digest[32], sha256[32];
+  uint8_t digest[32], check[32]; /* check: of all else in the file, see seal */
   uint64_t size;
   double seconds;
 } header;
-static const char magic[8] = "THUNDR1\n";
+static const char magic[8] = "THUNDR2\n";
+
+/* SHA-256 over digest, size, seconds and the payload's SHA-256 (which clients want by itself). */
+static void seal(const header *h, const uint8_t *sha256, uint8_t *out) {
+  th_sha256 hash;
+  th_sha256_init(&hash);
+  th_sha256_update(&hash, h->digest, sizeof h->digest);
+  th_sha256_update(&hash, &h->size, sizeof h->size);
+  th_sha256_update(&hash, &h->seconds, sizeof h->seconds);
+  th_sha256_update(&hash, sha256, 32);
+  th_sha256_finish(&hash, out);
+}
 
 /* A compiler that was replaced, or another one on a shared home, makes other code of the same job. */
 static void name_compiler(th_cache *c) {
@@ -136,8 +147,15 @@ void th_cache_close(th_cache *c) {
   free(c);
 }
 
+static entry *in_memory(th_cache *c, const uint8_t *digest) {
+  for (entry *e = c->head.next; e != &c->head; e = e->next)
+    if (!memcmp(e->digest, digest, 32)) return e;
+  return NULL;
+}
+
 static entry *insert(th_cache *c, const uint8_t *digest, uint8_t *bytes, size_t size, double seconds, const uint8_t *sha256) {
-  entry *e = calloc(1, sizeof *e);
+  entry *e = calloc(1, sizeof *e), *old = in_memory(c, digest);
+  if (old) drop(c, old);
   if (!e) {
     free(bytes);
     return NULL;
@@ -171,43 +189,54 @@ static bool read_whole(int fd, void *out, size_t size) {
   return true;
 }
 
+/* A file of the directory is gone. */
+static void forget(th_cache *c, uint64_t size) {
+  c->disk_bytes -= size < c->disk_bytes ? size : c->disk_bytes;
+  c->disk_entries -= c->disk_entries > 0;
+}
+
 static entry *read_disk(th_cache *c, const uint8_t *digest) {
   char path[TH_PATH_MAX + 100];
   header h;
   struct stat s;
-  uint8_t *bytes = NULL, sum[32];
+  uint8_t *bytes = NULL, sum[32], check[32];
   path_of(c, digest, path, sizeof path);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return NULL;
-  bool ok = !fstat(fd, &s) && read_whole(fd, &h, sizeof h) && !memcmp(h.magic, magic, 8) && !memcmp(h.digest, digest, 32) && h.size == (uint64_t)s.st_size - sizeof h;
+  bool known = !fstat(fd, &s);
+  bool ok = known && read_whole(fd, &h, sizeof h) && !memcmp(h.magic, magic, 8) && !memcmp(h.digest, digest, 32) && h.size == (uint64_t)s.st_size - sizeof h;
   if (ok) ok = (bytes = malloc(h.size ? h.size : 1)) && read_whole(fd, bytes, h.size);
   close(fd);
-  if (ok) th_sha256_of(bytes, h.size, sum);
-  if (!ok || memcmp(sum, h.sha256, 32)) {
+  if (ok) {
+    th_sha256_of(bytes, h.size, sum);
+    seal(&h, sum, check);
+    ok = !memcmp(check, h.check, 32);
+  }
+  if (!ok) {
     TH_LOG(WARNING, "%s is damaged and was removed", path);
     free(bytes);
-    unlink(path);
+    if (!unlink(path) && known) forget(c, (uint64_t)s.st_size);
     c->corrupt++;
     return NULL;
   }
-  return insert(c, digest, bytes, h.size, h.seconds, h.sha256);
+  return insert(c, digest, bytes, h.size, h.seconds, sum);
 }
 
 bool th_cache_get(th_cache *c, const uint8_t named[32], bool counted, th_cached *out) {
   uint8_t digest[32];
   key_of(c, named, digest);
-  for (entry *e = c->head.next; e != &c->head; e = e->next)
-    if (!memcmp(e->digest, digest, 32)) {
-      e->next->prev = e->prev;
-      e->prev->next = e->next;
-      e->next = c->head.next;
-      e->prev = &c->head;
-      e->next->prev = e->prev->next = e;
-      c->hits_memory++;
-      show(e, false, out);
-      return true;
-    }
-  entry *e = c->no_disk ? NULL : read_disk(c, digest);
+  entry *e = in_memory(c, digest);
+  if (e) {
+    e->next->prev = e->prev;
+    e->prev->next = e->next;
+    e->next = c->head.next;
+    e->prev = &c->head;
+    e->next->prev = e->prev->next = e;
+    c->hits_memory++;
+    show(e, false, out);
+    return true;
+  }
+  e = c->no_disk ? NULL : read_disk(c, digest);
   if (!e) {
     c->misses += counted;
     return false;
@@ -243,7 +272,7 @@ static bool write_disk(th_cache *c, const entry *e) {
   header h = {.size = e->size, .seconds = e->seconds};
   memcpy(h.magic, magic, 8);
   memcpy(h.digest, e->digest, 32);
-  memcpy(h.sha256, e->sha256, 32);
+  seal(&h, e->sha256, h.check);
   path_of(c, e->digest, path, sizeof path);
   slash = strrchr(path, '/');
   *slash = 0;
@@ -259,20 +288,22 @@ static bool write_disk(th_cache *c, const entry *e) {
   bool ok = write_whole(fd, &h, sizeof h) && write_whole(fd, e->bytes, e->size) && !fsync(fd);
   ok = !close(fd) && ok;
   TH_FAILPOINT("cache.rename");
+  struct stat old;
+  bool replaces = ok && !stat(path, &old);
   ok = ok && !rename(temporary, path);
   if (!ok) {
     TH_LOG(WARNING, "cannot store %s: %s", path, strerror(errno));
     unlink(temporary);
     return false;
   }
+  if (replaces) forget(c, (uint64_t)old.st_size);
   c->disk_bytes += sizeof h + e->size;
   c->disk_entries++;
   while (c->disk_bytes > c->disk_max) {
     oldest o = {{0}, {0}, 0};
     walk(c, find_oldest, &o);
     if (!*o.path || unlink(o.path)) break;
-    c->disk_bytes -= o.size < c->disk_bytes ? o.size : c->disk_bytes;
-    c->disk_entries -= c->disk_entries > 0;
+    forget(c, o.size);
     c->evictions++;
   }
   return true;
