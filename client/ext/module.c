@@ -392,7 +392,7 @@ static PyObject *broadcast(PyObject *self, PyObject *arg) {
     run *= t.shape[i];
   }
   Py_BEGIN_ALLOW_THREADS
-  status = th_broadcast((char *)t.data + t.byte_offset, bytes * (size_t)run);
+  status = th_world_broadcast((char *)t.data + t.byte_offset, bytes * (size_t)run);
   Py_END_ALLOW_THREADS
   if (!status) Py_RETURN_NONE;
   if (th_world_lost()) Py_INCREF(arg); /* for ever: the library may still use it */

@@ -96,6 +96,11 @@ static th_status check_plan(const Thunder__Wire__Plan *p, size_t n_modules) {
   TH_TRY(below("output_tensor", p->output_tensor, p->n_output_tensor, p->n_tensor_dtype));
   TH_TRY(same("output_kind", p->n_output_kind, p->n_output_tensor));
   TH_TRY(same("output_base", p->n_output_base, p->n_output_tensor));
+  for (size_t i = 0; i < p->n_output_tensor; i++) { /* 1 input, 2 view of input, 4 written back; 3 view of output; a gradient's base is the forward half's */
+    uint32_t kind = p->output_kind[i], base = p->output_base[i];
+    if (kind > 6 || (kind == 3 ? base >= p->n_output_tensor : (kind == 1 || kind == 2 || kind == 4) && base >= p->n_input_tensor))
+      return BAD("output %zu is of kind %u with base %u", i, kind, base);
+  }
   size_t n = p->n_instr_kind;
   TH_TRY(same("instr_target", p->n_instr_target, n));
   TH_TRY(same("instr_outputs", p->n_instr_outputs, n));
@@ -153,12 +158,13 @@ static th_status open_module(const Thunder__Wire__Module *m, void **out) {
 static th_status read_collective(const char *text, th_collective_target *out) {
   char kind[32] = "", reduce[16] = "", axis[32] = "";
   if (sscanf(text, "%31[a-z_]:%15[a-z]:%31s", kind, reduce, axis) != 3 && sscanf(text, "%31[a-z_]::%31s", kind, axis) != 2) return BAD("collective \"%.60s\"", text);
-  bool found = false;
+  bool found = false, reduces;
   for (int k = 0; k < TH_COLLECTIVE_KIND_COUNT; k++)
     if (!strcmp(kind, th_collective_kind_name((th_collective_kind)k))) out->kind = (th_collective_kind)k, found = true;
-  for (int k = 0; *reduce && k < TH_REDUCE_COUNT; k++)
-    if (!strcmp(reduce, th_reduce_name((th_reduce)k))) out->reduce = (th_reduce)k;
-  return found ? TH_OK : BAD("collective \"%.60s\" is unknown", text);
+  reduces = found && (out->kind == TH_COLLECTIVE_all_reduce || out->kind == TH_COLLECTIVE_reduce_scatter);
+  for (int k = 0; reduces && k < TH_REDUCE_COUNT; k++)
+    if (!strcmp(reduce, th_reduce_name((th_reduce)k))) out->reduce = (th_reduce)k, reduces = false;
+  return found && !reduces ? TH_OK : BAD("collective \"%.60s\" is unknown", text);
 }
 
 static th_status resolve(th_program *x, th_plan *plan) {

@@ -68,7 +68,7 @@ void th_set_threads(int32_t threads);
 /* Rank and size of the job's group, from the environment (RANK, WORLD_SIZE). The channel opens at the first collective. */
 void th_world(int32_t *out_rank, int32_t *out_size);
 /* Broadcasts `bytes` of rank 0 to all ranks; for the client's initial state. */
-th_status th_broadcast(void *data, size_t bytes);
+th_status th_world_broadcast(void *data, size_t bytes);
 /* True once a collective of this process has failed: the library under it may still read and write the tensors of that call,
  * so they must never be freed or used again (collectives/channel.h), and every later collective fails. */
 bool th_world_lost(void);

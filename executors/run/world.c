@@ -61,7 +61,7 @@ void th_step_done(void) {
   if (page) th_progress_step(page);
 }
 
-th_status th_broadcast(void *data, size_t bytes) {
+th_status th_world_broadcast(void *data, size_t bytes) {
   int32_t rank, size;
   th_channel *c;
   th_world(&rank, &size);
