@@ -5,7 +5,7 @@
 
 #define TH_BITS                                                                                                                  \
   static inline float th_bits_f(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }                                            \
-  static inline uint32_t th_f_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+  static inline __attribute__((unused)) uint32_t th_f_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 
 #define TH_EXPF                                                                                                                  \
   static inline float th_expf(float x) {                                                                                         \

@@ -38,7 +38,7 @@ static uint16_t to_f16(double x) {
   return u;
 }
 #else
-#error "this compiler has no _Float16 (gcc 12 or clang 14 have)"
+#error "this compiler has no _Float16 (gcc 12 and clang 15 have)"
 #endif
 
 th_cell th_ref_round(th_dtype dtype, th_cell x) {

@@ -498,11 +498,9 @@ static void *stop_soon(void *user) {
   return NULL;
 }
 
-static void stopped(suite_rank *r, stopper how, th_channel_options options, const char *text) {
-  atomic_int flag = 0;
+static void stopped(suite_rank *r, stopper how, const char *text) {
   pthread_t thread;
-  bool flagged = how.flag != NULL;
-  if (flagged) options.abort_flag = how.flag = &flag;
+  th_channel_options options = {.abort_flag = how.flag, .progress = how.page};
   th_channel *channel = open_with(r, options);
   CHECK_OK(th_channel_barrier(channel));
   if (is_absent(r)) {
@@ -523,8 +521,11 @@ static void stopped(suite_rank *r, stopper how, th_channel_options options, cons
   if (r->backend->meet) r->backend->meet(r);
 }
 
-static void aborted(suite_rank *r) { stopped(r, (stopper){0}, (th_channel_options){0}, "the test says so"); }
-static void aborted_by_flag(suite_rank *r) { stopped(r, (stopper){.flag = &(atomic_int){0}}, (th_channel_options){0}, "the caller asked to stop"); }
+static void aborted(suite_rank *r) { stopped(r, (stopper){0}, "the test says so"); }
+static void aborted_by_flag(suite_rank *r) {
+  atomic_int flag = 0;
+  stopped(r, (stopper){.flag = &flag}, "the caller asked to stop");
+}
 static void aborted_by_page(suite_rank *r) {
   char path[256];
   th_progress *page;
@@ -532,7 +533,7 @@ static void aborted_by_page(suite_rank *r) {
   snprintf(path, sizeof path, "%s/thunder-suite-%d-%d", tmp && *tmp ? tmp : "/tmp", (int)getpid(), r->rank);
   CHECK_OK(th_progress_create(path, &page));
   unlink(path);
-  stopped(r, (stopper){.page = page}, (th_channel_options){.progress = page}, "the page says so");
+  stopped(r, (stopper){.page = page}, "the page says so");
   th_progress_unmap(page);
 }
 
