@@ -195,6 +195,9 @@ static int ensure(th_scope *scope) {
     pid_t pid;
     int error = env ? posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, argv, env) : ENOMEM;
     close(ready[1]);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+    free(env);
     if (error) return complain(TH_ERROR(UNAVAILABLE, "cannot start a daemon: %s", strerror(error)));
     ssize_t got;
     while ((got = read(ready[0], said, sizeof said - 1)) < 0 && errno == EINTR) {}
@@ -214,12 +217,13 @@ static const char usage[] =
 
 int main(int argc, char **argv) {
   const char *what = argc == 2 ? argv[1] : "";
-  server *s = calloc(1, sizeof *s);
+  static server one;
+  server *s = &one;
   th_log_name_set("thunderd");
   if (!strcmp(what, "--version")) return printf("thunderd %s (%s)\n", th_version(), th_build_id()) < 0;
   if (!strcmp(what, "--help")) return fputs(usage, stdout) < 0;
   bool is_ensure = !strcmp(what, "--ensure"), foreground = !strcmp(what, "--foreground"), child = !strcmp(what, "--serve");
-  if (!s || (!is_ensure && !foreground && !child)) {
+  if (!is_ensure && !foreground && !child) {
     fputs(usage, stderr);
     return 2;
   }
