@@ -32,7 +32,7 @@ static double number(const char *name, double fallback) {
 
 static bool accepts(const char *path) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
-  snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+  snprintf(address.sun_path, sizeof address.sun_path, "%.*s", (int)sizeof address.sun_path - 1, path); /* a scope's fits */
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   bool ok = fd >= 0 && !connect(fd, (struct sockaddr *)&address, sizeof address);
   if (fd >= 0) close(fd);
