@@ -50,7 +50,7 @@ endfunction()
 
 function(thunder_test name)
   cmake_parse_arguments(A "CRITERION" "TIMEOUT" "SOURCES;LINK;LABELS" ${ARGN})
-  if(NOT THUNDER_TESTS OR (A_CRITERION AND "thread" IN_LIST THUNDER_SANITIZE))
+  if(NOT THUNDER_TESTS OR (A_CRITERION AND ("thread" IN_LIST THUNDER_SANITIZE OR CMAKE_CROSSCOMPILING)))
     return()
   endif()
   set(kind)
