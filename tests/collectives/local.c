@@ -28,7 +28,8 @@ static void meet(suite_rank *r) {
   pthread_barrier_wait(&barrier);
 }
 
-static const suite_backend backend = {.name = "local", .names_mismatch = true, .ends_together = true, .outlives_loss = true, .open = open_rank, .meet = meet};
+static const suite_backend backend = {
+    .name = "local", .names_mismatch = true, .ends_together = true, .outlives_loss = true, .open = open_rank, .meet = meet};
 
 static void *run_rank(void *user) {
   suite_rank *r = user;

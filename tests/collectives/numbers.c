@@ -15,7 +15,10 @@ static th_dtype part_of(th_dtype d) { return d == TH_DTYPE_c64 ? TH_DTYPE_f32 : 
 
 /* --- narrow floats, by their definitions */
 
-typedef struct format { int exponent, mantissa; bool has_infinity; } format;
+typedef struct format {
+  int exponent, mantissa;
+  bool has_infinity;
+} format;
 
 static format format_of(th_dtype d) {
   switch (d) {
@@ -51,8 +54,10 @@ static unsigned narrow(th_dtype d, float value) { /* nearest, ties to the even p
   if (m >= magnitude(f, high)) return sign | high;
   while (high - low > 1) { /* magnitude(low) <= m < magnitude(high) */
     unsigned middle = (low + high) / 2;
-    if (magnitude(f, middle) <= m) low = middle;
-    else high = middle;
+    if (magnitude(f, middle) <= m)
+      low = middle;
+    else
+      high = middle;
   }
   double down = m - magnitude(f, low), up = magnitude(f, high) - m;
   return sign | (down < up || (down == up && low % 2 == 0) ? low : high);
@@ -77,9 +82,12 @@ static double load_float(th_dtype d, const void *p) {
 
 static void store_float(th_dtype d, double v, void *p) {
   float f = (float)v;
-  if (is_narrow(d)) store_bits(d, narrow(d, f), p);
-  else if (d == TH_DTYPE_f64) memcpy(p, &v, 8);
-  else memcpy(p, &f, 4);
+  if (is_narrow(d))
+    store_bits(d, narrow(d, f), p);
+  else if (d == TH_DTYPE_f64)
+    memcpy(p, &v, 8);
+  else
+    memcpy(p, &f, 4);
 }
 
 static double some_float(th_dtype d, uint64_t seed) {
@@ -90,7 +98,8 @@ static double some_float(th_dtype d, uint64_t seed) {
     case 1: return d == TH_DTYPE_f8e4m3 ? NAN : INFINITY;
     case 2: return d == TH_DTYPE_f8e4m3 ? NAN : -INFINITY;
     case 3: return 0;
-    case 4: case 5: return d == TH_DTYPE_f16 ? 60000 : d == TH_DTYPE_f8e4m3 ? 448 : d == TH_DTYPE_f8e5m2 ? 57344 : 1e5; /* sums of the narrow ones overflow */
+    case 4:
+    case 5: return d == TH_DTYPE_f16 ? 60000 : d == TH_DTYPE_f8e4m3 ? 448 : d == TH_DTYPE_f8e5m2 ? 57344 : 1e5; /* sums of the narrow ones overflow */
   }
   uint64_t m = h >> 8, e = h >> 40 & 7;
   switch (d) { /* full mantissas over few exponents: sums stay within 24 bits, and do not fit into the dtype */
@@ -131,8 +140,10 @@ static void reduce_float(th_dtype d, th_reduce reduce, int size, const void *con
   double all = 0;
   for (int r = 0; r < size; r++) {
     double v = load_float(d, (const char *)inputs[r] + offset);
-    if (reduce == TH_REDUCE_sum || reduce == TH_REDUCE_avg) all = r ? all + v : v;
-    else if (!r || isnan(v) || (!isnan(all) && (reduce == TH_REDUCE_max ? v > all : v < all))) all = v;
+    if (reduce == TH_REDUCE_sum || reduce == TH_REDUCE_avg)
+      all = r ? all + v : v;
+    else if (!r || isnan(v) || (!isnan(all) && (reduce == TH_REDUCE_max ? v > all : v < all)))
+      all = v;
   }
   if (reduce == TH_REDUCE_avg) all = d == TH_DTYPE_f64 ? all / size : (double)((float)all / (float)size); /* divided in the accumulator's dtype */
   store_float(d, all, (char *)out + offset);
@@ -147,9 +158,12 @@ void numbers_reduce(th_dtype dtype, th_reduce reduce, int size, const void *cons
   uint64_t all = load_bits(dtype, inputs[0]);
   for (int r = 1; r < size; r++) {
     uint64_t v = load_bits(dtype, inputs[r]);
-    if (dtype == TH_DTYPE_bool) all = reduce == TH_REDUCE_min ? all & v : all | v;
-    else if (reduce == TH_REDUCE_sum) all += v;
-    else if (better(dtype, reduce, v, all)) all = v;
+    if (dtype == TH_DTYPE_bool)
+      all = reduce == TH_REDUCE_min ? all & v : all | v;
+    else if (reduce == TH_REDUCE_sum)
+      all += v;
+    else if (better(dtype, reduce, v, all))
+      all = v;
   }
   store_bits(dtype, all, out);
 }

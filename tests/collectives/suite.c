@@ -64,8 +64,12 @@ typedef struct job {
 
 static bool has_reduce(th_collective_kind kind) { return kind == TH_COLLECTIVE_all_reduce || kind == TH_COLLECTIVE_reduce_scatter; }
 
-static size_t in_count(const job *j, size_t i, int size) { return j->segments[i].count * (j->call.kind == TH_COLLECTIVE_reduce_scatter ? (size_t)size : 1); }
-static size_t out_count(const job *j, size_t i, int size) { return j->segments[i].count * (j->call.kind == TH_COLLECTIVE_all_gather ? (size_t)size : 1); }
+static size_t in_count(const job *j, size_t i, int size) {
+  return j->segments[i].count * (j->call.kind == TH_COLLECTIVE_reduce_scatter ? (size_t)size : 1);
+}
+static size_t out_count(const job *j, size_t i, int size) {
+  return j->segments[i].count * (j->call.kind == TH_COLLECTIVE_all_gather ? (size_t)size : 1);
+}
 
 static uint64_t element_seed(const job *j, int rank, size_t segment, size_t at) {
   return numbers_mix(numbers_mix(j->seed, (uint64_t)rank), segment << 32 | at);
@@ -82,7 +86,8 @@ static void check_guard(const char *p, size_t bytes) {
   for (int i = 0; i < CANARY; i++) CHECK(p[i] == 0x5c && p[CANARY + bytes + (size_t)i] == 0x5c);
 }
 
-static void prepare(suite_rank *r, job *j, th_collective_kind kind, th_dtype dtype, th_reduce reduce, int root, const size_t *counts, size_t n, place where, uint64_t seed) {
+static void prepare(suite_rank *r, job *j, th_collective_kind kind, th_dtype dtype, th_reduce reduce, int root, const size_t *counts, size_t n,
+                    place where, uint64_t seed) {
   size_t width = th_dtype_size(dtype);
   *j = (job){.where = where, .seed = seed};
   for (size_t i = 0; i < n; i++) {
@@ -102,7 +107,8 @@ static void prepare(suite_rank *r, job *j, th_collective_kind kind, th_dtype dty
     s->input = where == APART ? input : where == IN_PLACE ? NULL : mine;
     if (kind == TH_COLLECTIVE_broadcast && where == APART && r->rank != root) s->input = (void *)(uintptr_t)16; /* ignored */
   }
-  j->call = (th_collective_call){.kind = kind, .dtype = dtype, .reduce = reduce, .root = root, .segments = j->segments, .segment_count = n, .name = "a case", .op = 7};
+  j->call = (th_collective_call){
+      .kind = kind, .dtype = dtype, .reduce = reduce, .root = root, .segments = j->segments, .segment_count = n, .name = "a case", .op = 7};
 }
 
 static void expected(suite_rank *r, const job *j, size_t segment, size_t at, char *out) {
@@ -134,8 +140,9 @@ static void verify(suite_rank *r, job *j) {
       const char *have = j->outputs[i] + CANARY + k * width;
       expected(r, j, i, k, want);
       if (!numbers_same(c->dtype, have, want)) {
-        fprintf(stderr, "rank %d of %d: %s %s of %s, %zu segments, place %d, segment %zu (%zu elements): element %zu is", r->rank, r->size, th_collective_kind_name(c->kind),
-                has_reduce(c->kind) ? th_reduce_name(c->reduce) : "", th_dtype_name(c->dtype), c->segment_count, (int)j->where, i, j->segments[i].count, k);
+        fprintf(stderr, "rank %d of %d: %s %s of %s, %zu segments, place %d, segment %zu (%zu elements): element %zu is", r->rank, r->size,
+                th_collective_kind_name(c->kind), has_reduce(c->kind) ? th_reduce_name(c->reduce) : "", th_dtype_name(c->dtype), c->segment_count,
+                (int)j->where, i, j->segments[i].count, k);
         for (size_t b = 0; b < width; b++) fprintf(stderr, " %02x", (unsigned char)have[b]);
         fprintf(stderr, ", want");
         for (size_t b = 0; b < width; b++) fprintf(stderr, " %02x", (unsigned char)want[b]);
@@ -156,8 +163,11 @@ static void verify(suite_rank *r, job *j) {
 
 /* --- cases */
 
-static const struct { size_t n, counts[MAX_SEGMENTS]; } shapes[] = {
-    {0, {0}}, {1, {0}}, {1, {1}}, {1, {7}}, {2, {0, 5}}, {3, {5, 0, 3}}, {4, {1, 1, 1, 1}}, {2, {2049, 3}}, {8, {1, 2, 3, 5, 8, 13, 21, 34}}};
+static const struct {
+  size_t n, counts[MAX_SEGMENTS];
+} shapes[] = {{0, {0}},          {1, {0}},       {1, {1}},
+              {1, {7}},          {2, {0, 5}},    {3, {5, 0, 3}},
+              {4, {1, 1, 1, 1}}, {2, {2049, 3}}, {8, {1, 2, 3, 5, 8, 13, 21, 34}}};
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 static void values(suite_rank *r) {
@@ -171,7 +181,8 @@ static void values(suite_rank *r) {
         for (int root = 0; root < (kind == TH_COLLECTIVE_broadcast ? r->size : 1); root++)
           for (int shape = 0; shape < N_SHAPES; shape++)
             for (int where = 0; where < (kind == TH_COLLECTIVE_reduce_scatter ? 1 : PLACES); where++) {
-              prepare(r, &j, (th_collective_kind)kind, (th_dtype)dtype, (th_reduce)reduce, root, shapes[shape].counts, shapes[shape].n, (place)where, done);
+              prepare(r, &j, (th_collective_kind)kind, (th_dtype)dtype, (th_reduce)reduce, root, shapes[shape].counts, shapes[shape].n, (place)where,
+                      done);
               CHECK_OK(th_channel_run(channel, &j.call));
               verify(r, &j);
               done++;
@@ -203,12 +214,13 @@ static void refused(suite_rank *r) { /* calls that no rank could make: nothing h
   th_channel *channel = open_plain(r);
   float x = 0;
   th_request *request;
-  th_segment one = {NULL, &x, 1}, none = {NULL, NULL, 1}, huge = {NULL, &x, SIZE_MAX / 4}, halves[3] = {{NULL, &x, SIZE_MAX / 12}, {NULL, &x, SIZE_MAX / 12}, {NULL, &x, SIZE_MAX / 12}};
-#define REFUSED(...)                                                                                        \
-  do {                                                                                                      \
-    request = (th_request *)r;                                                                              \
-    CODE(INVALID_ARGUMENT, th_channel_start(channel, &(th_collective_call){__VA_ARGS__}, &request));        \
-    CHECK(!request);                                                                                        \
+  th_segment one = {NULL, &x, 1}, none = {NULL, NULL, 1}, huge = {NULL, &x, SIZE_MAX / 4},
+             halves[3] = {{NULL, &x, SIZE_MAX / 12}, {NULL, &x, SIZE_MAX / 12}, {NULL, &x, SIZE_MAX / 12}};
+#define REFUSED(...)                                                                                                                                 \
+  do {                                                                                                                                               \
+    request = (th_request *)r;                                                                                                                       \
+    CODE(INVALID_ARGUMENT, th_channel_start(channel, &(th_collective_call){__VA_ARGS__}, &request));                                                 \
+    CHECK(!request);                                                                                                                                 \
   } while (0)
   for (int dtype = 0; dtype <= TH_DTYPE_COUNT; dtype++)
     for (int reduce = 0; reduce <= TH_REDUCE_COUNT; reduce++) {
@@ -246,9 +258,11 @@ static void in_flight(suite_rank *r) { /* many at once, waited for in an order o
     for (int i = 0; i < N; i++) {
       uint64_t h = numbers_mix(plan, (uint64_t)i);
       th_collective_kind kind = (th_collective_kind)(h % TH_COLLECTIVE_KIND_COUNT);
-      if (kind == TH_COLLECTIVE_barrier) jobs[i] = (job){.call = {.kind = kind}};
+      if (kind == TH_COLLECTIVE_barrier)
+        jobs[i] = (job){.call = {.kind = kind}};
       else
-        prepare(r, &jobs[i], kind, dtypes[h >> 8 & 3], (th_reduce)0, (int)(h >> 12 & 63) % r->size, shapes[(h >> 20) % N_SHAPES].counts, shapes[(h >> 20) % N_SHAPES].n, APART, h);
+        prepare(r, &jobs[i], kind, dtypes[h >> 8 & 3], (th_reduce)0, (int)(h >> 12 & 63) % r->size, shapes[(h >> 20) % N_SHAPES].counts,
+                shapes[(h >> 20) % N_SHAPES].n, APART, h);
       CHECK_OK(th_channel_start(channel, &jobs[i].call, &requests[i]));
       if (numbers_mix(mine, (uint64_t)i) % 3 == 0) th_channel_progress(channel);
     }
@@ -323,7 +337,8 @@ static void statistics(suite_rank *r) {
     }
     switch (kind) {
       case TH_COLLECTIVE_all_reduce: bytes += 2 * (n - 1) * (9 * 8) / n; break;
-      case TH_COLLECTIVE_all_gather: case TH_COLLECTIVE_reduce_scatter: bytes += (n - 1) * 9 * 8; break;
+      case TH_COLLECTIVE_all_gather:
+      case TH_COLLECTIVE_reduce_scatter: bytes += (n - 1) * 9 * 8; break;
       case TH_COLLECTIVE_broadcast: bytes += r->rank == r->size - 1 && n > 1 ? 9 * 8 : 0; break;
     }
     th_channel_stats s = th_channel_stats_get(channel);
@@ -340,7 +355,8 @@ static void fingerprints(suite_rank *r) {
   th_segment s[2] = {{NULL, s, 4}, {NULL, s, 2}}, t[2] = {{NULL, s, 2}, {NULL, s, 4}}, longer[2] = {{NULL, s, 4}, {NULL, s, 3}};
   th_collective_call base = {.kind = TH_COLLECTIVE_all_reduce, .dtype = TH_DTYPE_f32, .segments = s, .segment_count = 2}, other[8];
   for (int i = 0; i < 8; i++) other[i] = base;
-  other[0].kind = TH_COLLECTIVE_reduce_scatter, other[1].dtype = TH_DTYPE_f64, other[2].reduce = TH_REDUCE_avg, other[3].segments = t, other[4].segments = longer, other[5].segment_count = 1;
+  other[0].kind = TH_COLLECTIVE_reduce_scatter, other[1].dtype = TH_DTYPE_f64, other[2].reduce = TH_REDUCE_avg, other[3].segments = t,
+  other[4].segments = longer, other[5].segment_count = 1;
   other[6].kind = TH_COLLECTIVE_barrier, other[7].kind = TH_COLLECTIVE_broadcast;
   uint64_t seen[16] = {th_fingerprint_seed("world"), th_fingerprint_seed("words"), th_fingerprint_next(th_fingerprint_seed(NULL), &base)};
   CHECK(seen[0] == th_fingerprint_seed(NULL));
@@ -387,7 +403,12 @@ static void closed_with_live_requests(suite_rank *r) {
   th_channel *channel = open_plain(r);
   for (int i = 0; i < N; i++) {
     for (int k = 0; k < 100; k++) data[i][k] = (float)r->rank;
-    CHECK_OK(th_channel_start(channel, &(th_collective_call){.kind = TH_COLLECTIVE_all_reduce, .dtype = TH_DTYPE_f32, .segments = &(th_segment){NULL, data[i], 100}, .segment_count = 1}, &request));
+    CHECK_OK(th_channel_start(channel,
+                              &(th_collective_call){.kind = TH_COLLECTIVE_all_reduce,
+                                                    .dtype = TH_DTYPE_f32,
+                                                    .segments = &(th_segment){NULL, data[i], 100},
+                                                    .segment_count = 1},
+                              &request));
   }
   th_channel_close(channel);
   th_channel_close(NULL);
@@ -417,14 +438,17 @@ static bool is_absent(const suite_rank *r) { return r->rank == r->size - 1; }
 
 /* The rank that does not come stays alive until the others have seen it. */
 static void stay_away(suite_rank *r, int ms) {
-  if (r->backend->meet) r->backend->meet(r);
-  else nap(ms);
+  if (r->backend->meet)
+    r->backend->meet(r);
+  else
+    nap(ms);
 }
 
 /* Who waits for an absent peer ends with `code`; with more waiting ranks also by the word of another one of them. */
 static void check_ended(suite_rank *r, th_status status, th_code code, const char *text, int64_t start, int64_t least, int64_t most) {
   int64_t took = now_ms() - start;
-  bool other = r->backend->ends_together && r->size > 2 && th_status_code(status) == TH_CODE_ABORTED && strstr(th_status_message(status), "gave up waiting");
+  bool other =
+      r->backend->ends_together && r->size > 2 && th_status_code(status) == TH_CODE_ABORTED && strstr(th_status_message(status), "gave up waiting");
   if (!other) {
     check_code(status, code, text, __FILE__, __LINE__, "the wait");
     if (took < least || took > most) {
@@ -455,10 +479,15 @@ static void deadline(suite_rank *r) {
     return;
   }
   th_segment segment = {NULL, data, 1000};
-  CHECK_OK(th_channel_start(channel, &(th_collective_call){.kind = TH_COLLECTIVE_all_reduce, .dtype = TH_DTYPE_f32, .segments = &segment, .segment_count = 1, .name = "the missed one"}, &request));
+  CHECK_OK(th_channel_start(
+      channel,
+      &(th_collective_call){
+          .kind = TH_COLLECTIVE_all_reduce, .dtype = TH_DTYPE_f32, .segments = &segment, .segment_count = 1, .name = "the missed one"},
+      &request));
   CHECK_OK(th_channel_start(channel, &(th_collective_call){.kind = TH_COLLECTIVE_barrier}, &second));
   int64_t start = now_ms();
-  check_ended(r, th_request_wait(request, 250), TH_CODE_DEADLINE_EXCEEDED, "all_reduce 1 (the missed one) of group world on rank", start, 250, 250 + 1500);
+  check_ended(r, th_request_wait(request, 250), TH_CODE_DEADLINE_EXCEEDED, "all_reduce 1 (the missed one) of group world on rank", start, 250,
+              250 + 1500);
   CODE(FAILED_PRECONDITION, th_request_test(second, 0, &done));
   CHECK(!done);
   CODE(FAILED_PRECONDITION, th_request_wait(second, 10000));
@@ -540,8 +569,10 @@ static void aborted_by_page(suite_rank *r) {
 static void aborted_before(suite_rank *r) { /* "now and later" */
   th_channel *channel = open_plain(r);
   CHECK_OK(th_channel_barrier(channel));
-  if (r->backend->meet) r->backend->meet(r); /* nobody is in that barrier still */
-  else nap(300);
+  if (r->backend->meet)
+    r->backend->meet(r); /* nobody is in that barrier still */
+  else
+    nap(300);
   th_channel_abort(channel, "long ago");
   th_channel_abort(channel, "not the first");
   CHECK(!th_channel_lost(channel));
@@ -562,7 +593,8 @@ static void mismatched(suite_rank *r) {
   th_segment six[2] = {{x, x + 16, 4}, {x, x + 24, 2}}, other[2] = {{x, x + 16, 2}, {x, x + 24, 4}}, seven[2] = {{x, x + 16, 4}, {x, x + 24, 3}};
   th_collective_call base = {.kind = TH_COLLECTIVE_all_reduce, .dtype = TH_DTYPE_i16, .segments = six, .segment_count = 2}, odd[8];
   for (int i = 0; i < 8; i++) odd[i] = base;
-  odd[0].kind = TH_COLLECTIVE_reduce_scatter, odd[1].dtype = TH_DTYPE_i32, odd[2].reduce = TH_REDUCE_max, odd[3].segments = other, odd[4].segments = seven, odd[5].segment_count = 1;
+  odd[0].kind = TH_COLLECTIVE_reduce_scatter, odd[1].dtype = TH_DTYPE_i32, odd[2].reduce = TH_REDUCE_max, odd[3].segments = other,
+  odd[4].segments = seven, odd[5].segment_count = 1;
   odd[6].kind = TH_COLLECTIVE_barrier, odd[7].kind = TH_COLLECTIVE_broadcast;
   static const char *const names[] = {"reduce_scatter", "i32", "max", "segment 0: ", "7 x i16", "4 x i16", "barrier", "from rank 0"};
   for (int i = 0; i < 8; i++) { /* the last rank starts another one than the others */
@@ -599,7 +631,11 @@ static void a_peer_leaves(suite_rank *r) {
 }
 
 enum { LOSES = 1, PEERS = 2, NAMES = 4, TOGETHER = 8 };
-static const struct { const char *name; void (*run)(suite_rank *r); int needs; } cases[] = {
+static const struct {
+  const char *name;
+  void (*run)(suite_rank *r);
+  int needs;
+} cases[] = {
     {"values", values, 0},
     {"shortcuts", shortcuts, 0},
     {"refused", refused, 0},

@@ -35,7 +35,8 @@ static th_status pipeline(void *user) {
   th_plans plans;
   th_options o = w->options;
   TH_TRY(th_trace_parse(th_context_create(w->arena), w->text, w->size, &trace));
-  for (uint32_t i = 0; i < trace->graphs[0]->n_inputs; i++) o.n_param_group += trace->inputs[i].kind == TH_INPUT_PARAMETER && trace->inputs[i].requires_grad;
+  for (uint32_t i = 0; i < trace->graphs[0]->n_inputs; i++)
+    o.n_param_group += trace->inputs[i].kind == TH_INPUT_PARAMETER && trace->inputs[i].requires_grad;
   if (o.mode == TH_MODE_TRAIN_STEP) {
     o.n_groups = 1;
     o.groups = &w->group;
@@ -63,7 +64,11 @@ static long until_success(const char *what, th_status (*body)(void *user), work 
   return failed;
 }
 
-typedef struct tour { uint64_t random; long failed; int encoded; } tour;
+typedef struct tour {
+  uint64_t random;
+  long failed;
+  int encoded;
+} tour;
 
 static th_status encode(void *user) {
   work *w = user;
@@ -108,7 +113,8 @@ static void run_passes(const char *program, th_options options) {
   char path[4096];
   th_arena *keep = th_arena_create(0);
   work w = {.options = options, .group = {.weight_decay = true}};
-  snprintf(path, sizeof path, "%s/tests/conformance/golden/%s/capture.tir", getenv("THUNDER_SOURCE_DIR") ? getenv("THUNDER_SOURCE_DIR") : ".", program);
+  snprintf(path, sizeof path, "%s/tests/conformance/golden/%s/capture.tir", getenv("THUNDER_SOURCE_DIR") ? getenv("THUNDER_SOURCE_DIR") : ".",
+           program);
   w.text = unit_read(keep, path, &w.size);
   long failed = until_success(program, pipeline, &w, 500, &random);
   fprintf(stderr, "%s: %ld failed allocations\n", program, failed);

@@ -83,7 +83,10 @@ Test(status, try_returns_early) {
 
 /* --- arena */
 
-typedef struct greed { th_arena *arena; size_t piece; } greed;
+typedef struct greed {
+  th_arena *arena;
+  size_t piece;
+} greed;
 
 static th_status greedy(void *user) {
   greed *g = user;
@@ -139,7 +142,10 @@ Test(arena, sizes_do_not_overflow) {
   th_arena_destroy(a);
 }
 
-typedef struct nest { th_arena *arena; int depth, unwound; } nest;
+typedef struct nest {
+  th_arena *arena;
+  int depth, unwound;
+} nest;
 
 static th_status nested(void *user) {
   nest *n = user;
@@ -284,8 +290,13 @@ Test(dtype, promotion_is_torchs) {
 /* --- fail points */
 
 Test(failpoint, refuses_what_it_cannot_read) {
-  static const char *const bad[] = {"x", "=kill", "a=", "a=fly", "a=sleep", "a=sleep:", "a=sleep:-1", "a=sleep:1x", "a=exit:", "a=kill@0", "a=kill@", "a=kill@x", "a=exit,b",
-                                    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=kill"};
+  static const char *const bad[] = {"x",          "=kill",
+                                    "a=",         "a=fly",
+                                    "a=sleep",    "a=sleep:",
+                                    "a=sleep:-1", "a=sleep:1x",
+                                    "a=exit:",    "a=kill@0",
+                                    "a=kill@",    "a=kill@x",
+                                    "a=exit,b",   "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=kill"};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     th_status s = th_failpoint_configure(bad[i]);
     cr_assert_eq(th_status_code(s), TH_CODE_INVALID_ARGUMENT, "%s", bad[i]);

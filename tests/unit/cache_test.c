@@ -39,8 +39,14 @@ static Thunder__Wire__CacheStatReply stat_of(const th_cache *c) {
 
 /* --- the model: entries in order of use (memory) and of storing (disk) */
 
-typedef struct item { int key, version; size_t size; } item;
-typedef struct list { item items[KEYS + 1]; int n; } list;
+typedef struct item {
+  int key, version;
+  size_t size;
+} item;
+typedef struct list {
+  item items[KEYS + 1];
+  int n;
+} list;
 typedef struct model {
   list memory; /* most recent last */
   list disk;   /* oldest first */
@@ -99,7 +105,8 @@ static void age_newest(void) {
 
 static void compare(const th_cache *c, const model *m, int turn) {
   Thunder__Wire__CacheStatReply r = stat_of(c);
-#define SAME(field, want) cr_assert_eq(r.field, (uint64_t)(want), "turn %d: " #field " is %llu, want %llu", turn, (unsigned long long)r.field, (unsigned long long)(want))
+#define SAME(field, want)                                                                                                                            \
+  cr_assert_eq(r.field, (uint64_t)(want), "turn %d: " #field " is %llu, want %llu", turn, (unsigned long long)r.field, (unsigned long long)(want))
   SAME(memory_entries, m->memory.n);
   SAME(memory_bytes, bytes_of(&m->memory, 0));
   SAME(disk_entries, m->disk.n);
@@ -125,8 +132,10 @@ static void look_up(th_cache *c, model *m, int key, int turn) {
     return;
   }
   item it = memory >= 0 ? m->memory.items[memory] : m->disk.items[disk];
-  if (memory >= 0) m->hits_memory++;
-  else m->hits_disk++;
+  if (memory >= 0)
+    m->hits_memory++;
+  else
+    m->hits_disk++;
   cr_assert_eq(got.from_disk, memory < 0);
   cr_assert_eq(got.size, it.size);
   cr_assert_eq(memcmp(got.bytes, content(key, it.version, it.size), it.size), 0);
@@ -159,7 +168,18 @@ Test(cache, against_a_model) {
         th_cache_clear(c, false);
         m.memory.n = m.disk.n = 0;
         break;
-      case 3: case 4: case 5: case 6: case 7: case 8: case 9: case 10: case 11: case 12: case 13: case 14: { /* also what is there already */
+      case 3:
+      case 4:
+      case 5:
+      case 6:
+      case 7:
+      case 8:
+      case 9:
+      case 10:
+      case 11:
+      case 12:
+      case 13:
+      case 14: { /* also what is there already */
         item it = {key, turn, unit_random(&random, 8) ? unit_random(&random, 3000) : unit_random(&random, 3) ? BIGGEST : 0};
         th_cache_put(c, digest, content(key, turn, it.size), it.size, turn + 0.25, &got);
         cr_assert_eq(got.size, it.size);
@@ -223,10 +243,14 @@ Test(cache, damage_of_any_byte_is_a_miss) {
   for (size_t at = 0; at < 3 * file + 3; at++) {
     memcpy(bad, good, file);
     size = file;
-    if (at < file) bad[at] ^= 1;
-    else if (at < 2 * file) bad[at - file] ^= 0x80;
-    else if (at < 3 * file) size = at - 2 * file; /* cut */
-    else size = file + at - 3 * file + 1;         /* longer */
+    if (at < file)
+      bad[at] ^= 1;
+    else if (at < 2 * file)
+      bad[at - file] ^= 0x80;
+    else if (at < 3 * file)
+      size = at - 2 * file; /* cut */
+    else
+      size = file + at - 3 * file + 1; /* longer */
     write_file(path, bad, size);
     th_cache_clear(c, true);
     cr_assert_not(get(c, 0, SIZE), "case %zu: damaged bytes came out", at);

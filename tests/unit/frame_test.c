@@ -21,7 +21,8 @@ static void length_of(uint32_t n, uint8_t *out) {
 }
 
 Test(frames, every_length) {
-  static const uint32_t lengths[] = {0, 1, 2, 255, 256, 65535, 65536, TH_FRAME_BYTES_MAX - 1, TH_FRAME_BYTES_MAX, TH_FRAME_BYTES_MAX + 1, 1u << 24, 1u << 31, UINT32_MAX};
+  static const uint32_t lengths[] = {
+      0, 1, 2, 255, 256, 65535, 65536, TH_FRAME_BYTES_MAX - 1, TH_FRAME_BYTES_MAX, TH_FRAME_BYTES_MAX + 1, 1u << 24, 1u << 31, UINT32_MAX};
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
     th_frames f;
     th_frames_init(&f);
@@ -184,7 +185,9 @@ Test(frames, decoding_has_a_budget) {
     size_t budget = size * 64 < 65536 ? 65536 : size * 64 > 256u << 20 ? 256u << 20 : size * 64;
     th_status s = th_envelope_decode(packed + 4, size - 4, &again);
     if (used > budget) cr_assert_eq(th_status_code(s), TH_CODE_INVALID_ARGUMENT, "%zu jobs take %zu bytes of %zu", jobs.n_jobs, used, budget);
-    if (used < budget / 2) cr_assert_eq(th_status_code(s), TH_CODE_OK, "%zu jobs take %zu bytes of %zu", jobs.n_jobs, used, budget); /* what decoding needs meanwhile counts too */
+    if (used < budget / 2)
+      cr_assert_eq(th_status_code(s), TH_CODE_OK, "%zu jobs take %zu bytes of %zu", jobs.n_jobs, used,
+                   budget); /* what decoding needs meanwhile counts too */
     if (!s) cr_assert_eq(again->job_list->n_jobs, jobs.n_jobs);
     within += !s;
     beyond += s != NULL;
@@ -213,9 +216,19 @@ Test(frames, names_and_errors_of_strangers) {
 }
 
 Test(frames, texts_become_utf8) {
-  static const char *const pairs[][2] = {{"abc\n\t\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "abc\n\t\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"}, {"\xff", "?"}, {"a\x80z", "a?z"}, {"\xc3", "?"},
-                                         {"\xe2\x82", "??"}, {"\xc0\x80", "??"}, {"\xe0\x80\x80", "???"}, {"\xed\xa0\x80", "???"}, {"\xf4\x90\x80\x80", "????"}, {"\xf0\x80\x80\x80", "????"},
-                                         {"\x1b[31m", "?[31m"}, {"\xc3(", "?("}, {"", ""}};
+  static const char *const pairs[][2] = {{"abc\n\t\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "abc\n\t\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"},
+                                         {"\xff", "?"},
+                                         {"a\x80z", "a?z"},
+                                         {"\xc3", "?"},
+                                         {"\xe2\x82", "??"},
+                                         {"\xc0\x80", "??"},
+                                         {"\xe0\x80\x80", "???"},
+                                         {"\xed\xa0\x80", "???"},
+                                         {"\xf4\x90\x80\x80", "????"},
+                                         {"\xf0\x80\x80\x80", "????"},
+                                         {"\x1b[31m", "?[31m"},
+                                         {"\xc3(", "?("},
+                                         {"", ""}};
   for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
     char text[64];
     snprintf(text, sizeof text, "%s", pairs[i][0]);
@@ -290,7 +303,11 @@ Test(gather, lies_are_refused_and_cost_nothing) {
 /* --- SHA-256: FIPS 180-4 examples and CAVP short messages */
 
 Test(sha256, vectors) {
-  static const struct { const char *text; size_t repeat; const char *hex; } vectors[] = {
+  static const struct {
+    const char *text;
+    size_t repeat;
+    const char *hex;
+  } vectors[] = {
       {"", 1, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
       {"abc", 1, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
       {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 1, "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},

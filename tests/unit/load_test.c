@@ -10,10 +10,18 @@
 typedef Thunder__Wire__Executable executable;
 
 static th_arena *arena;
-static struct { const char *program; uint8_t *bytes; size_t size; } seeds[3];
+static struct {
+  const char *program;
+  uint8_t *bytes;
+  size_t size;
+} seeds[3];
 enum { N_SEEDS = 3 };
 
-typedef struct work { const char *program; th_options options; size_t seed; } work;
+typedef struct work {
+  const char *program;
+  th_options options;
+  size_t seed;
+} work;
 
 static th_status compile(void *user) {
   work *w = user;
@@ -28,7 +36,8 @@ static th_status compile(void *user) {
   th_options o = w->options;
   TH_TRY(th_trace_parse(th_context_create(arena), text, size, &trace));
   if (o.mode == TH_MODE_TRAIN_STEP) {
-    for (uint32_t i = 0; i < trace->graphs[0]->n_inputs; i++) o.n_param_group += trace->inputs[i].kind == TH_INPUT_PARAMETER && trace->inputs[i].requires_grad;
+    for (uint32_t i = 0; i < trace->graphs[0]->n_inputs; i++)
+      o.n_param_group += trace->inputs[i].kind == TH_INPUT_PARAMETER && trace->inputs[i].requires_grad;
     o.n_groups = 1;
     o.groups = &group;
     o.param_group = TH_ARENA_ARRAY(arena, uint32_t, o.n_param_group);
@@ -90,8 +99,10 @@ static th_status load_bytes(const uint8_t *bytes, size_t size) {
   if (size) memcpy(copy, bytes, size);
   th_status status = th_program_load(copy, size, &x);
   free(copy);
-  if (!status) ask(x);
-  else cr_assert_null(x);
+  if (!status)
+    ask(x);
+  else
+    cr_assert_null(x);
   th_program_free(x);
   return status;
 }
@@ -132,8 +143,11 @@ static uint64_t strange(uint64_t *random, uint64_t old, uint64_t other) {
 
 static size_t width_of(const ProtobufCFieldDescriptor *f) {
   switch (f->type) {
-    case PROTOBUF_C_TYPE_UINT32: case PROTOBUF_C_TYPE_SINT32: return 4;
-    case PROTOBUF_C_TYPE_UINT64: case PROTOBUF_C_TYPE_SINT64: case PROTOBUF_C_TYPE_DOUBLE: return 8;
+    case PROTOBUF_C_TYPE_UINT32:
+    case PROTOBUF_C_TYPE_SINT32: return 4;
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_SINT64:
+    case PROTOBUF_C_TYPE_DOUBLE: return 8;
     case PROTOBUF_C_TYPE_BYTES: return sizeof(ProtobufCBinaryData);
     default: return sizeof(void *);
   }
@@ -142,8 +156,10 @@ static size_t width_of(const ProtobufCFieldDescriptor *f) {
 static void change_text(uint64_t *random, char *s) {
   if (!*s) return;
   size_t at = unit_random(random, strlen(s));
-  if (unit_random(random, 4)) s[at] = "ab_:%09"[unit_random(random, 7)];
-  else s[at] = 0;
+  if (unit_random(random, 4))
+    s[at] = "ab_:%09"[unit_random(random, 7)];
+  else
+    s[at] = 0;
 }
 
 /* Changes one field of `m`, found through its descriptor; the code of modules stays what it is. */
@@ -171,8 +187,10 @@ static void change(uint64_t *random, ProtobufCMessage *m) {
     cr_assert_not_null(grown);
     *table = grown;
     memset(grown + *n * width, 0, width);
-    if (f->type == PROTOBUF_C_TYPE_STRING) ((char **)(void *)grown)[*n] = strdup("");
-    else if (*n && f->type != PROTOBUF_C_TYPE_BYTES) memcpy(grown + *n * width, grown + (*n - 1) * width, width);
+    if (f->type == PROTOBUF_C_TYPE_STRING)
+      ((char **)(void *)grown)[*n] = strdup("");
+    else if (*n && f->type != PROTOBUF_C_TYPE_BYTES)
+      memcpy(grown + *n * width, grown + (*n - 1) * width, width);
     ++*n;
     return;
   }
@@ -208,8 +226,7 @@ Test(load, plans_changed_at_random) {
   int codes[17] = {0}, cases = 6000;
   for (int i = 0; i < cases; i++) {
     executable *x = unpack(unit_random(&random, N_SEEDS));
-    for (uint64_t k = 1 + unit_random(&random, 3); k; k--)
-      switch (unit_random(&random, 20)) {
+    for (uint64_t k = 1 + unit_random(&random, 3); k; k--) switch (unit_random(&random, 20)) {
         case 0: change(&random, &x->base); break;
         case 1: change(&random, &x->modules[unit_random(&random, x->n_modules)]->base); break;
         default: change(&random, &x->plans[unit_random(&random, x->n_plans)]->base); break;
@@ -220,9 +237,10 @@ Test(load, plans_changed_at_random) {
     th_status_free(status);
     thunder__wire__executable__free_unpacked(x, NULL);
   }
-  fprintf(stderr, "%d cases: %d accepted, %d INVALID_ARGUMENT, %d UNIMPLEMENTED, %d UNAVAILABLE\n", cases, codes[TH_CODE_OK], codes[TH_CODE_INVALID_ARGUMENT],
-          codes[TH_CODE_UNIMPLEMENTED], codes[TH_CODE_UNAVAILABLE]);
-  cr_assert_eq(codes[TH_CODE_OK] + codes[TH_CODE_INVALID_ARGUMENT] + codes[TH_CODE_UNIMPLEMENTED] + codes[TH_CODE_UNAVAILABLE], cases, "no other code");
+  fprintf(stderr, "%d cases: %d accepted, %d INVALID_ARGUMENT, %d UNIMPLEMENTED, %d UNAVAILABLE\n", cases, codes[TH_CODE_OK],
+          codes[TH_CODE_INVALID_ARGUMENT], codes[TH_CODE_UNIMPLEMENTED], codes[TH_CODE_UNAVAILABLE]);
+  cr_assert_eq(codes[TH_CODE_OK] + codes[TH_CODE_INVALID_ARGUMENT] + codes[TH_CODE_UNIMPLEMENTED] + codes[TH_CODE_UNAVAILABLE], cases,
+               "no other code");
   cr_assert_gt(codes[TH_CODE_INVALID_ARGUMENT], cases / 4, "the changes matter");
   cr_assert_gt(codes[TH_CODE_OK], cases / 50, "and do not all stop at the first check");
 }
@@ -293,7 +311,11 @@ static void output_of_output(executable *x, plan *p) { p->output_kind[0] = 3, p-
 static void outputs_than_tensors(executable *x, plan *p) { p->instr_outputs[0] = UINT32_MAX; }
 
 Test(load, each_fault_by_its_name) {
-  static const struct { void (*spoil)(executable *x, plan *p); th_code code; const char *text; } faults[] = {
+  static const struct {
+    void (*spoil)(executable *x, plan *p);
+    th_code code;
+    const char *text;
+  } faults[] = {
       {no_version, TH_CODE_INVALID_ARGUMENT, "version 2"},
       {no_name, TH_CODE_INVALID_ARGUMENT, "no name"},
       {a_cubin, TH_CODE_UNIMPLEMENTED, "cubin"},
@@ -328,7 +350,8 @@ Test(load, each_fault_by_its_name) {
     th_status status = load(x);
     char text[1024];
     th_status_format(status, text, sizeof text);
-    cr_expect(th_status_code(status) == faults[i].code && strstr(text, faults[i].text), "fault %zu: want %s with \"%s\", have %s", i, th_code_name(faults[i].code), faults[i].text, text);
+    cr_expect(th_status_code(status) == faults[i].code && strstr(text, faults[i].text), "fault %zu: want %s with \"%s\", have %s", i,
+              th_code_name(faults[i].code), faults[i].text, text);
     th_status_free(status);
     thunder__wire__executable__free_unpacked(x, NULL);
   }

@@ -14,7 +14,8 @@ enum { POSTS = 200000 };
 static uint64_t mark(uint64_t i) { return (i + 1) * 0x9e3779b97f4a7c15u; }
 
 static void post(th_progress *page, uint64_t i) {
-  th_progress_post(page, i, mark(i), (unsigned)(mark(i) >> 60), (unsigned)(mark(i) >> 50 & 15), (unsigned)(mark(i) >> 40 & 3), mark(i) >> 7, (uint32_t)(mark(i) >> 3));
+  th_progress_post(page, i, mark(i), (unsigned)(mark(i) >> 60), (unsigned)(mark(i) >> 50 & 15), (unsigned)(mark(i) >> 40 & 3), mark(i) >> 7,
+                   (uint32_t)(mark(i) >> 3));
 }
 
 static void *write_all(void *user) {
@@ -28,7 +29,9 @@ static void *write_all(void *user) {
 
 static uint64_t load(_Atomic uint64_t *at) { return atomic_load_explicit(at, memory_order_acquire); }
 
-typedef struct tally { uint64_t whole, torn; } tally;
+typedef struct tally {
+  uint64_t whole, torn;
+} tally;
 
 static void read_ring(th_progress *page, tally *seen) {
   uint64_t posted = load(&page->collective_index), from = posted > TH_PROGRESS_RING ? posted - TH_PROGRESS_RING : 0;
