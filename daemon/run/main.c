@@ -124,6 +124,7 @@ int main(int argc, char **argv) {
     fprintf(stderr, "thunderrun: cannot start %s: %s\n", program, strerror(error));
     return 1;
   }
+  free(args);
   step = pid;
   sigprocmask(SIG_SETMASK, &before, NULL);
   for (pid_t got; (got = waitpid(-1, &how, 0)) != pid;) /* as PID 1 of a container it reaps others too */

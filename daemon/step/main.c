@@ -86,6 +86,8 @@ static void set(char ***env, const char *name, const char *value) {
   if (fresh) {
     *env = realloc(*env, (n + 2) * sizeof **env);
     (*env)[n + 1] = NULL;
+  } else {
+    free((*env)[n]);
   }
   if (asprintf(&(*env)[n], "%s=%s", name, value) < 0) abort();
 }
@@ -167,6 +169,8 @@ static th_status start_rank(unsigned i, char **command, unsigned port) {
   r->pipe = out[0];
   for (size_t k = 0; env[k]; k++) free(env[k]);
   free(env);
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
   if (error) {
     r->ended = true;
     return TH_ERROR(NOT_FOUND, "cannot start %s: %s", command[0], strerror(error));

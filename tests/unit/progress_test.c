@@ -128,7 +128,7 @@ static void files(const char *path) {
   code(th_progress_open(path, &page), TH_CODE_FAILED_PRECONDITION);
   CHECK_INT(truncate(path, 0), 0);
   CHECK_INT(truncate(path, (off_t)sizeof(th_progress)), 0); /* no magic */
-  code(th_progress_open(path, &page), TH_CODE_FAILED_PRECONDITION);
+  code(th_progress_open(path, &page), TH_CODE_INVALID_ARGUMENT);
   CHECK(!page);
 }
 
