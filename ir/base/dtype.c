@@ -19,6 +19,7 @@ static const row rows[TH_DTYPE_COUNT] = {
 static const row *row_of(th_dtype d) { return &rows[(unsigned)d < TH_DTYPE_COUNT ? d : TH_DTYPE_none]; }
 
 const char *th_dtype_name(th_dtype d) {
+  if ((unsigned)d >= TH_DTYPE_COUNT) return "?";
   const char *name = row_of(d)->name; /* `bool` may be a macro of stdbool.h */
   return d == TH_DTYPE_bool ? "bool" : name;
 }

@@ -264,7 +264,8 @@ Test(dtype, names_and_numbers_come_back) {
     cr_assert_eq(th_dtype_from_dlpack(th_dtype_dlpack_code((th_dtype)d), (int)th_dtype_size((th_dtype)d) * 8), (th_dtype)d);
     cr_assert_eq(th_dtype_size((th_dtype)d) == 0, 0);
   }
-  cr_assert_str_eq(th_dtype_name((th_dtype)99), "none");
+  cr_assert_str_eq(th_dtype_name((th_dtype)99), "?");
+  cr_assert_str_eq(th_dtype_name(TH_DTYPE_none), "none");
   cr_assert_eq(th_dtype_parse("f33", 3), TH_DTYPE_none);
   cr_assert_eq(th_dtype_from_wire(0), TH_DTYPE_none);
   cr_assert_eq(th_dtype_from_wire(-1), TH_DTYPE_none);
