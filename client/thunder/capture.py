@@ -11,8 +11,12 @@ That route alone would silently lose things, so they are taken out of its way fi
     `thunder_capture::region(args, number)`; their bodies are exported by themselves into `Exported.regions`.
   - grad mode and autocast are markers between nodes: the state of the TorchDynamo node an ATen node comes from is
     what is recorded for it (`node_state`).
+  - where gradients are off, autograd keeps the history that a tensor had before it was written to: what is written becomes
+    `thunder_capture::straight_through(value, tensor before)`. Views that functionalization makes anew there, because their
+    base was written to before, are recorded as the views they are (`_Runner.recorded`).
 """
 import contextlib
+import operator
 import warnings
 
 import torch
@@ -108,12 +112,12 @@ def symbol_range(value):
 # ---- State of nodes ---------------------------------------------------------------------------------------------------
 
 class State:
-    """Grad mode and autocast region a node runs in."""
+    """Grad mode and autocast region a node runs in; `writes`: it may write to an operand."""
 
-    __slots__ = ("grad", "autocast")
+    __slots__ = ("grad", "autocast", "writes")
 
-    def __init__(self, grad, autocast):
-        self.grad, self.autocast = grad, autocast  # bool; torch dtype or None
+    def __init__(self, grad, autocast, writes=False):
+        self.grad, self.autocast, self.writes = grad, autocast, writes  # bool; torch dtype or None
 
     def __eq__(self, other):
         return self.grad == other.grad and self.autocast == other.autocast
@@ -143,7 +147,7 @@ def annotate(gm, state=None):
                 autocast = entered.pop(node.args[0], state.autocast)
             elif "enter" in str(getattr(node.target, "__name__", "")) and "inference_mode" in str(node.target):
                 raise Unsupported("inference_mode", "entered inside the compiled function", number)
-        states.append(State(grad, autocast))
+        states.append(State(grad, autocast, _may_write(node)))
     return states
 
 
@@ -209,6 +213,14 @@ def _region_fake(args, number):
         return [_fresh(t) for t in flat] + [_fresh(args[i]) for i in region.mutated]
 
 
+def _straight_through(value, source):
+    with torch._C.DisableTorchFunction():
+        return _fresh(value)
+
+
+_library.define("straight_through(Tensor value, Tensor source) -> Tensor")
+
+
 def _tensors(tree):
     leaves = pytree.tree_leaves(tree)
     if not all(isinstance(leaf, torch.Tensor) or leaf is None for leaf in leaves):
@@ -217,6 +229,7 @@ def _tensors(tree):
 
 
 torch.library.register_fake("thunder_capture::region", _region_fake, lib=_library)  # of the Meta key too, in torch 2.11 to 2.13
+torch.library.register_fake("thunder_capture::straight_through", _straight_through, lib=_library)
 
 
 @contextlib.contextmanager
@@ -254,7 +267,35 @@ class Exported:
 
     def state_of(self, node):
         number = node_number(node)
-        return self.states[number] if number is not None and number < len(self.states) else None
+        state = self.states[number] if number is not None and number < len(self.states) else None
+        if state and state.writes and not state.grad and _only_moves(node):
+            return State(True, state.autocast)
+        return state
+
+
+_IN_PLACE = {getattr(operator, f"i{name}") for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")}
+
+
+def _may_write(node):
+    """Could this node of TorchDynamo's write to one of its operands?"""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return (node.target is operator.setitem or node.target in _IN_PLACE or name.endswith("_") and not name.endswith("__") or name in ("__setitem__", "__iadd__", "__isub__", "__imul__")
+            or node.kwargs.get("out") is not None or bool(node.kwargs.get("inplace")) or any(a is True for a in node.args))
+
+
+def _only_moves(node):
+    """An ATen view, or a base with a view put back: where something is written without gradients, functionalization makes them of
+    what keeps its history."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return node.target._opname.endswith("_scatter") or any(r.alias_info is not None for r in node.target._schema.returns)
+
+
+def _is_view(node):
+    """Does this node of TorchDynamo's give a view of an operand?"""
+    def keys(nodes):
+        return {storage_key(t) for n in nodes for t in pytree.tree_leaves(example(n)) if isinstance(t, torch.Tensor)}
+    return bool(keys([node]) & keys(node.all_input_nodes))
 
 
 def makes_dropout(node):
@@ -271,7 +312,7 @@ class _Runner(torch.nn.Module):
 
     def __init__(self, gm, states):
         super().__init__()
-        self.__dict__["gm"], self.__dict__["states"], self.__dict__["at"] = gm, states, None
+        self.__dict__.update(gm=gm, states=states, at=None, wrote=set())
 
     def forward(self, *args):
         owner = self
@@ -282,7 +323,10 @@ class _Runner(torch.nn.Module):
                     owner.__dict__["at"] = node
                 if is_marker(node):
                     return None
-                _set_autocast(owner.state_of(node))
+                state = owner.state_of(node)
+                _set_autocast(state)
+                if not state.grad and node.op in ("call_function", "call_method"):
+                    return owner.run_without_grad(self, node, super().run_node)
                 if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
                     with self._set_current_node(node):
                         return owner.run_region(self, node)
@@ -294,6 +338,42 @@ class _Runner(torch.nn.Module):
 
     def state_of(self, node):
         return self.states[node_number(node)]
+
+    @contextlib.contextmanager
+    def recorded(self, interpreter, node):
+        """What runs here is recorded with gradients on, though `node` runs with gradients off."""
+        custom, state = node.meta["custom"], self.state_of(node)
+        node.meta["custom"] = {**custom, _TRACE_KEY: len(self.states)}
+        self.states.append(State(True, state.autocast))
+        try:
+            with interpreter._set_current_node(node):
+                yield
+        finally:
+            node.meta["custom"] = custom
+
+    def run_without_grad(self, interpreter, node, run):
+        given = [(n, interpreter.env[n]) for n in node.all_input_nodes if isinstance(interpreter.env.get(n), torch.Tensor)]
+        kept, writes = [], self.state_of(node).writes
+        with self.recorded(interpreter, node):
+            for _, t in given:
+                torch._sync(t)
+            if writes:
+                kept = [(n, t, t._version, t.clone()) for n, t in given if isinstance(example(n), torch.Tensor) and example(n).requires_grad]
+        if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
+            with interpreter._set_current_node(node):
+                result = self.run_region(interpreter, node)
+        else:
+            result = run(node)
+            result = result.clone() if makes_dropout(node) else result
+        with self.recorded(interpreter, node):
+            for n, t, version, before in kept:
+                if t._version != version:
+                    self.wrote.add((node, n))  # the first of the two runs, which counts versions
+                if (node, n) in self.wrote:
+                    t.copy_(torch.ops.thunder_capture.straight_through.default(t, before))
+            if not writes and _is_view(node):  # may be made anew from its base later, where gradients are on
+                result = pytree.tree_map(lambda t: t.detach() if isinstance(t, torch.Tensor) else t, result)
+        return result
 
     def run_region(self, interpreter, node):
         number = node_number(node)

@@ -31,7 +31,7 @@ def overload_name(node):
 
 def row_of(node):
     """The table's row for an ATen node; None when there is none."""
-    if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace not in ("aten", "thunder_capture"):
         return None
     return optable.by_overload(f"{node.target._opname}.{node.target._overloadname}")
 

@@ -150,7 +150,7 @@ def build(gm, settings, stats, bad=(), depth=0):
         if problems:
             if settings.fullgraph:
                 raise _fullgraph_error(problems[0], gm)
-            if any(p.node is None for p in problems) or depth > 40:
+            if depth > 40 or not {p.node for p in problems} <= {capture.node_number(n) for n in gm.graph.nodes}:
                 return WholeEager(gm, problems[0], stats)
             return Pieces(gm, states, problems, settings, stats)
         try:

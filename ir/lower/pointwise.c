@@ -345,6 +345,12 @@ void th__lower_scalar(th_rule *r) { th_rule_return(r, th_build1(r->b, TH_OP_weak
 void th__lower_to(th_rule *r) { th_rule_return(r, th_convert(r->b, r->in[0], th_rule_dtype(r, "dtype", th_dtype_of(r->b, r->in[0])))); }
 void th__lower_type_as(th_rule *r) { th_rule_return(r, th_convert(r->b, r->in[0], th_dtype_of(r->b, r->in[1]))); }
 void th__lower_clone(th_rule *r) { th_rule_return(r, plain(r)); }
+void th__lower_straight_through(th_rule *r) {
+  if (r->b->status) return;
+  th_type value = th_rule_type(r->b, r->in[0]), source = th_rule_type(r->b, r->in[1]);
+  if (value.dtype != source.dtype || !th_type_same_shape(&value, &source)) th_rule_fail(r, "value and source must have one dtype and shape");
+  th_rule_return(r, plain(r));
+}
 void th__lower_copy(th_rule *r) {
   th_rule_return(r, th_broadcast_like(r->b, th_convert(r->b, r->in[1], th_dtype_of(r->b, r->in[0])), r->in[0]));
 }

@@ -103,6 +103,8 @@ class Interpreter:
                 return self.graph(attrs["body"], operands)
             if name == "torch.custom_grad":
                 return list(_Custom.apply(self, attrs["fwd"], attrs["bwd"], attrs["n_outputs"], *operands))
+            if name == "torch.straight_through":
+                return [_StraightThrough.apply(*operands)]
             if name == "torch.copy":  # aten::copy has no derivative in PyTorch
                 return [operands[1].to(operands[0].dtype).expand_as(operands[0]).clone()]
             return self.aten(name, operands, attrs)
@@ -130,6 +132,16 @@ class Interpreter:
             result = function(**given)
             return list(result) if isinstance(result, (tuple, list)) else [result]
         raise AssertionError(f"{name}: no overload takes {sorted(given)}")
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value, source):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, grad
 
 
 class _Custom(torch.autograd.Function):

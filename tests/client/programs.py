@@ -235,3 +235,44 @@ class Conv(nn.Module):
 @case(lambda: (r(2, 3, 8, 8),), module=True)
 def conv():
     return Conv()
+
+
+@case(lambda: (r(3, 3), r(3, grad=False)))
+def written_without_grad(x, buffer):
+    """What is written where gradients are off keeps the history it had before."""
+    y = x * 2
+    row, turned = y[0], y.t()
+    with torch.no_grad():
+        y.mul_(3)
+        row.add_(1)
+        y[1] = 5.0
+        buffer.copy_(y[2])
+    return (y * y).sum(), row * y, turned.sin()
+
+
+@case(lambda: (r(3, 3),))
+def views_made_without_grad(x):
+    """A view made where gradients are off has none; one made before keeps its own, though it is first read there."""
+    y = x * 2
+    before = y.t()
+    y.mul_(3)
+    with torch.no_grad():
+        w = before + 1
+        inside = before.t()
+    return before.sin() * w, (inside * inside).sum() + y.sum()
+
+
+class WithoutGrad(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight.mul_(0.5)
+        return x @ self.weight
+
+
+@case(lambda: (r(2, 3),), module=True)
+def parameter_written_without_grad():
+    return WithoutGrad()

@@ -23,6 +23,7 @@ ELSEWHERE = {
     "torch.dropout_mask": "gradient of dropout (test_random.py)", "torch.rand": "test_random.py", "torch.rand_like": "test_random.py",
     "torch.randn": "test_random.py", "torch.randn_like": "test_random.py", "torch.bernoulli": "test_random.py",
     "torch.checkpoint": "tests/client/programs.py", "torch.custom_grad": "tests/client/programs.py",
+    "torch.straight_through": "tests/client/programs.py",
     "torch.sgd_step": "tests/client/test_train_step.py", "torch.adam_step": "tests/client/test_train_step.py",
 }
 

@@ -195,7 +195,12 @@ class Program:
         else:
             self.say("with torch.no_grad():")
             self.depth += 1
-            self.add(f"{a} + 0.5", self.shapes[a])
+            if kind < 0.75:
+                self.add(f"{a} + 0.5", self.shapes[a])
+            elif kind < 0.9 and a in self.fresh:
+                self.say(self.random.choice((f"{a}.mul_(0.5)", f"{a}.add_(1)", f"{a}.select(0, 0).mul_(2)" if self.shapes[a] else f"{a}.neg_()")))
+            else:
+                self.add(f"{a}.unsqueeze(0)", [1, *self.shapes[a]], False)
             self.depth -= 1
 
     def index(self):
