@@ -6,7 +6,7 @@
 #include "daemon/common/scope.h"
 
 static const char usage[] =
-    "usage: thunderctl status | ls | cache [clear] | stop | socket | --version | --help\n"
+    "usage: thunderctl status | ls | cache [clear] | stop | socket | --version | -h, --help\n"
     "Asks the daemon of this environment; starts none.\n"
     "  status   the daemon: build, workers, compiles, cache, and where its log is\n"
     "  ls       jobs of this node\n"

@@ -38,11 +38,13 @@ enum { NO_PYTHON = 256, LOG_DIR, NNODES, ADDR, PORT, VERSION, IGNORED, ONLY };
 static const struct option options[] = {
     {"nproc-per-node", required_argument, NULL, 'n'}, {"module", no_argument, NULL, 'm'}, {"no-python", no_argument, NULL, NO_PYTHON},
     {"log-dir", required_argument, NULL, LOG_DIR}, {"nnodes", required_argument, NULL, NNODES},
-    {"master-addr", required_argument, NULL, ADDR}, {"master-port", required_argument, NULL, PORT}, {"version", no_argument, NULL, VERSION}, {"help", no_argument, NULL, 'h'},
+    {"master-addr", required_argument, NULL, ADDR}, {"master-port", required_argument, NULL, PORT},
+    {"version", no_argument, NULL, VERSION}, {"help", no_argument, NULL, 'h'},
     /* torchrun's: what says nothing on one node, and what is refused (see `only`) */
     {"standalone", no_argument, NULL, IGNORED}, {"rdzv-backend", required_argument, NULL, IGNORED}, {"rdzv-endpoint", required_argument, NULL, IGNORED},
     {"rdzv-id", required_argument, NULL, IGNORED}, {"rdzv-conf", required_argument, NULL, IGNORED}, {"tee", required_argument, NULL, 't'},
-    {"monitor-interval", required_argument, NULL, IGNORED}, {"start-method", required_argument, NULL, IGNORED}, {"local-addr", required_argument, NULL, IGNORED},
+    {"monitor-interval", required_argument, NULL, IGNORED}, {"start-method", required_argument, NULL, IGNORED},
+    {"local-addr", required_argument, NULL, IGNORED},
     {"node-rank", required_argument, NULL, ONLY}, {"max-restarts", required_argument, NULL, ONLY}, {"role", required_argument, NULL, ONLY},
     {"redirects", required_argument, NULL, 'r'}, {"event-log-handler", required_argument, NULL, ONLY}, {"logs-specs", required_argument, NULL, ONLY},
     {"local-ranks-filter", required_argument, NULL, ONLY}, {"duplicate-stdout-filters", required_argument, NULL, ONLY},
