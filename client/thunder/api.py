@@ -33,7 +33,7 @@ def compile(fn=None, *, fullgraph=False, dynamic=None, executors=None, disabled_
     Such a call raises CompileError when the compile fails or, with fullgraph, when an operator cannot be compiled; DaemonError when
     there is no daemon and none can be started, or it breaks off. Any call raises IndexError for an index out of range in the data,
     MemoryError when memory is short, and RuntimeError for another failure of a plan. A UserWarning says which operator runs in eager
-    PyTorch, once for each line.
+    PyTorch, once for each line. Errors of the function itself come as torch.compile raises them.
 
     Threads: make the first call in one thread. Later calls may come from several; the numbers of compile_stats may then be low.
     """
@@ -106,7 +106,10 @@ def _recompile(original, options):
 def compile_stats(fn):
     """The CompileStats of what thunder.compile or thunder.train_step returned: the live object, not a copy. Of
     torch.compile(..., backend="thunder"): of all such functions of the process. TypeError for anything else."""
-    found = getattr(fn, "_thunder_stats", None) if isinstance(fn, torch.nn.Module) else _stats.get(fn)
+    try:
+        found = getattr(fn, "_thunder_stats", None) if isinstance(fn, torch.nn.Module) else _stats.get(fn)
+    except TypeError:  # nothing that a weak reference can point to
+        found = None
     if found is None and hasattr(fn, "compile_stats"):
         found = fn.compile_stats
     if found is None:
