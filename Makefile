@@ -5,6 +5,7 @@
 #   make docs        docs/build/index.html
 #   make dist        dist/: a wheel and a relocatable bundle with all programs and the libraries they need
 #   make soak        random tests for HOURS (1), outside CI; goes on where tests/soak/summary.json says
+#   make aarch64     everything compiled for Linux on aarch64 (Debian's cross compiler), C tests run by: cd build-aarch64 && ctest -L quick
 #   make fuzz        clang's libFuzzer on the text parser and the wire decoder, and the lines they reach (SECONDS=120)
 # VENV=DIR uses another Python environment than .venv; BUILD=DIR another build folder; NO_APT=1 installs no system package.
 BUILD ?= build
@@ -16,7 +17,7 @@ export THUNDER_BIN := $(abspath $(BUILD))/bin
 export THUNDER_BUILD_DIR := $(abspath $(BUILD))
 PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider
 
-.PHONY: all setup build demo test test-quick bench docs dist fuzz soak format clean
+.PHONY: all setup build demo test test-quick bench docs dist fuzz soak aarch64 format clean
 all: build
 
 setup:
@@ -52,6 +53,9 @@ fuzz: setup
 
 soak: build
 	$(PYTHON) tests/soak/soak.py --hours $(or $(HOURS),1) $(ARGS)
+
+aarch64: setup
+	deploy/aarch64.sh
 
 format:
 	git ls-files '*.c' '*.h' | xargs clang-format-14 -i

@@ -65,7 +65,7 @@ th_status th__channel_init(th_channel *channel, const th_channel_vtable *vtable,
   static const th_channel_options none;
   if (!options) options = &none;
   *channel = (th_channel){.vtable = vtable, .rank = rank, .size = size, .timeout_ms = options->timeout_ms,
-                          .abort_flag = options->abort_flag, .progress = options->progress};
+                          .abort_flag = options->abort_flag, .progress = options->progress, .interrupt = options->interrupt};
   snprintf(channel->group, sizeof channel->group, "%s", options->group ? options->group : "world");
   if (channel->timeout_ms <= 0) {
     const char *text = getenv("THUNDER_COLLECTIVE_TIMEOUT");
@@ -129,6 +129,49 @@ void th_channel_abort(th_channel *channel, const char *reason) {
   const char *none = NULL;
   atomic_compare_exchange_strong(&channel->abort_reason, &none, reason ? reason : "aborted");
   if (channel->vtable->abort) channel->vtable->abort(channel);
+}
+
+/* --- why a wait ends early */
+
+/* Why this wait must end early, or NULL. */
+static const char *stop_reason(th_channel *channel) {
+  const char *reason = atomic_load_explicit(&channel->abort_reason, memory_order_acquire);
+  if (reason) return reason;
+  if (channel->abort_flag && atomic_load_explicit(channel->abort_flag, memory_order_acquire))
+    return "the caller asked to stop";
+  if (channel->progress && atomic_load_explicit(&channel->progress->abort, memory_order_acquire))
+    return channel->progress->abort_text;
+  return NULL;
+}
+
+enum { INTERRUPT_NS = 50000000, VERDICT_NS = 300000000 };
+
+th_status th__wait_check(th_channel *channel, int64_t start_ns, int64_t *asked_ns) {
+  const char *reason = stop_reason(channel);
+  if (reason) return TH_ERROR(ABORTED, "stopped waiting: %s", reason);
+  if (!channel->interrupt) return TH_OK;
+  int64_t now = now_ns();
+  if (now - start_ns < INTERRUPT_NS || now - *asked_ns < INTERRUPT_NS) return TH_OK;
+  *asked_ns = now;
+  reason = channel->interrupt();
+  return reason ? TH_ERROR(CANCELLED, "stopped waiting: %s", reason) : TH_OK;
+}
+
+th_status th__wait_late(const th_channel *channel, const char *what, int64_t timeout_ms) {
+  char peers[512] = "a peer is gone, stuck, or has not come to it (see thunderctl ls)";
+  if (channel->progress) th_progress_peers(channel->progress, peers, sizeof peers);
+  return TH_ERROR(DEADLINE_EXCEEDED, "%s: not done after %.3f s: %s; for slow steps set THUNDER_COLLECTIVE_TIMEOUT (seconds)",
+                  what, (double)timeout_ms / 1e3, peers);
+}
+
+/* A library's error may be no more than the echo of a mismatch ("message truncated"): thunder-step, which sees both sides, has
+ * the better text within some milliseconds. */
+static th_status with_verdict(th_channel *channel, th_status status) {
+  if (!status || !channel->progress || channel->size == 1) return status;
+  const char *reason = NULL;
+  for (int64_t end = now_ns() + VERDICT_NS; !(reason = stop_reason(channel)) && now_ns() < end;)
+    nanosleep(&(struct timespec){0, 1000000}, NULL);
+  return reason ? th_status_join(TH_ERROR(ABORTED, "stopped: %s", reason), status) : status;
 }
 
 /* --- start */
@@ -243,8 +286,9 @@ th_status th_channel_start(th_channel *channel, const th_collective_call *call, 
   if (channel->progress) atomic_fetch_add_explicit(&channel->progress->bytes_sent, bytes, memory_order_relaxed);
   request->next = channel->live;
   channel->live = request;
-  status = TH_FAILPOINT_STATUS("channel.start");
-  if (!status) status = channel->vtable->start(channel, request);
+  const char *reason = stop_reason(channel);
+  status = reason ? TH_ERROR(ABORTED, "not started: %s", reason) : TH_FAILPOINT_STATUS("channel.start");
+  if (!status) status = with_verdict(channel, channel->vtable->start(channel, request));
   if (status) {
     char what[192];
     th__request_describe(request, what, sizeof what);
@@ -258,19 +302,8 @@ th_status th_channel_start(th_channel *channel, const th_collective_call *call, 
 
 /* --- wait */
 
-/* Why this wait must end early, or NULL. */
-static const char *stop_reason(th_channel *channel) {
-  const char *reason = atomic_load_explicit(&channel->abort_reason, memory_order_acquire);
-  if (reason) return reason;
-  if (channel->abort_flag && atomic_load_explicit(channel->abort_flag, memory_order_acquire))
-    return "the caller asked to stop";
-  if (channel->progress && atomic_load_explicit(&channel->progress->abort, memory_order_acquire))
-    return channel->progress->abort_text;
-  return NULL;
-}
-
 /* Looks once; on failure the channel is lost. */
-static th_status look(th_request *request) {
+static th_status look(th_request *request, int64_t start_ns, int64_t *asked_ns) {
   th_channel *channel = request->channel;
   th_status status = channel->vtable->test(request, &request->done);
   if (!status && request->done) {
@@ -283,10 +316,10 @@ static th_status look(th_request *request) {
   }
   if (status) {
     request->done = false;
+    status = with_verdict(channel, status);
   } else {
-    const char *reason = stop_reason(channel);
-    if (!reason) return TH_OK;
-    status = TH_ERROR(ABORTED, "stopped waiting: %s", reason);
+    status = th__wait_check(channel, start_ns, asked_ns);
+    if (!status) return TH_OK;
   }
   char what[192];
   th__request_describe(request, what, sizeof what);
@@ -298,10 +331,10 @@ static th_status look(th_request *request) {
  * ranks often share cores, and a rank that spins takes them from the peer it waits for. */
 static th_status wait_done(th_request *request, int64_t timeout_ms) {
   th_channel *channel = request->channel;
-  int64_t start = now_ns(), end = start + timeout_ms * 1000000, now = start;
+  int64_t start = now_ns(), end = start + timeout_ms * 1000000, now = start, asked = 0;
   th_status status = TH_OK;
   for (unsigned turn = 0; !request->done; turn++) {
-    status = look(request);
+    status = look(request, start, &asked);
     if (status || request->done) break;
     now = now_ns();
     if (now >= end) break;
@@ -336,9 +369,7 @@ th_status th_request_wait(th_request *request, int64_t timeout_ms) {
   if (!status && !request->done) {
     char what[192];
     th__request_describe(request, what, sizeof what);
-    status = fail_channel(channel, TH_ERROR(DEADLINE_EXCEEDED,
-        "%s: not done after %.3f s. A peer is gone, stuck, or has not come to it (see thunderctl status); for slow "
-        "steps set THUNDER_COLLECTIVE_TIMEOUT", what, (double)timeout_ms / 1e3));
+    status = fail_channel(channel, th__wait_late(channel, what, timeout_ms));
   }
   end_request(request);
   return status;

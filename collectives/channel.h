@@ -90,6 +90,8 @@ typedef struct th_channel_options {
   const atomic_int *abort_flag;
   /* Where collectives are posted and where the step process asks to stop; borrowed, may be NULL. */
   th_progress *progress;
+  /* Asked about every 50 ms of a wait, by the thread that waits: a text (immortal) ends the wait with CANCELLED. May be NULL. */
+  const char *(*interrupt)(void);
   const char *group; /* name of the group, for messages and the fingerprint; NULL: "world". Copied. */
   /* kind "local" */
   th_local_group *local_group; /* NULL: a group of one */
@@ -142,7 +144,7 @@ th_status th_channel_barrier(th_channel *channel);
 th_status th_request_test(th_request *request, int64_t wait_ms, bool *out_done);
 
 /* Waits until the collective is done, `timeout_ms` are over (-1: the channel's default) or the channel is aborted.
- * Ends the request in every case. DEADLINE_EXCEEDED, ABORTED, UNAVAILABLE (a lost peer). */
+ * Ends the request in every case. DEADLINE_EXCEEDED, ABORTED, CANCELLED (options.interrupt), UNAVAILABLE (a lost peer). */
 th_status th_request_wait(th_request *request, int64_t timeout_ms);
 
 /* Lets collectives in flight move on; cheap. For step loops between two kernels. */
@@ -198,6 +200,7 @@ struct th_channel {
   int64_t timeout_ms;
   const atomic_int *abort_flag;
   th_progress *progress;
+  const char *(*interrupt)(void);
   th_channel_stats stats;
   th_request *live, *free; /* live: in order of start, newest first */
   bool lost;

@@ -47,7 +47,7 @@ def test_environment_variables_in_both_directions():
 
 def test_what_ranks_and_daemons_get():
     page = text("docs", "guide", "environment.rst")
-    given = re.findall(r'\bset(?:_number)?\(&env, "(\w+)"', text("daemon", "step", "main.c"))
+    given = re.findall(r'\bset(?:_number|_default)?\(&env, "(\w+)"', text("daemon", "step", "main.c"))
     kept = re.search(r"is_kept.*?names\[\] = \{(.*?)\}", text("daemon", "thunderd", "main.c"), re.S)[1]
     assert len(given) > 10
     _, ranks = page.split("What the ranks get\n")

@@ -3,10 +3,16 @@
  *
  *   load(bytes) -> Program      .plans: list of Plan; .source: generated code
  *   Plan.run(inputs) -> list    tensors, or ints and floats for rank-0 inputs; a tensor or None for each output
- *   set_threads(n), broadcast(tensor), world() */
+ *   set_threads(n), broadcast(tensor), world(), channel_stats()
+ *
+ * Plan.run_step(inputs) is Plan.run and then counts a training step. Collectives are waited for without the GIL; signals that come
+ * meanwhile are handled there (interrupted, below). */
+#define _GNU_SOURCE /* gettid */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdbool.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "client/ext/dlpack_abi.h"
 #include "executors/run/thunder.h"
@@ -14,12 +20,38 @@
 static const th_dlpack_api *api;
 static PyObject *tensor_type, *error_type;
 
+/* Python's handlers of signals that came during a wait for peers: what they raise (KeyboardInterrupt) ends the wait. Only the main
+ * thread runs handlers; any other would take the GIL for nothing. */
+static const char *interrupted(void) {
+  if (gettid() != getpid()) return NULL;
+  PyGILState_STATE state = PyGILState_Ensure();
+  int raised = PyErr_CheckSignals();
+  PyGILState_Release(state);
+  return raised ? "a signal's handler raised an exception" : NULL;
+}
+
 static PyObject *raise(th_status status) {
+  if (PyErr_Occurred()) { /* a handler's exception says more */
+    th_status_free(status);
+    return NULL;
+  }
+  if (!error_type) {
+    PyObject *errors = PyImport_ImportModule("thunder.errors");
+    error_type = errors ? PyObject_GetAttrString(errors, "ThunderError") : NULL;
+    Py_XDECREF(errors);
+    PyErr_Clear();
+  }
   static const struct { th_code code; PyObject **type; } types[] = {{TH_CODE_OUT_OF_RANGE, &PyExc_IndexError}, {TH_CODE_RESOURCE_EXHAUSTED, &PyExc_MemoryError}};
   PyObject *type = error_type ? error_type : PyExc_RuntimeError;
   for (size_t i = 0; i < sizeof types / sizeof *types; i++)
     if (th_status_code(status) == types[i].code) type = *types[i].type;
-  PyErr_Format(type, "%s: %s", th_code_name(th_status_code(status)), th_status_message(status));
+  PyObject *text = PyUnicode_FromFormat("%s: %s", th_code_name(th_status_code(status)), th_status_message(status));
+  PyObject *error = text ? PyObject_CallFunctionObjArgs(type, text, NULL) : NULL;
+  PyObject *code = error && type == error_type ? PyUnicode_FromString(th_code_name(th_status_code(status))) : NULL;
+  if (error && (!code || !PyObject_SetAttrString(error, "code", code))) PyErr_SetObject(type, error);
+  Py_XDECREF(text);
+  Py_XDECREF(error);
+  Py_XDECREF(code);
   th_status_free(status);
   return NULL;
 }
@@ -177,7 +209,7 @@ static PyObject *output_of(th_run *run, uint32_t i, slot *slots, uint32_t n_slot
   return NULL;
 }
 
-static PyObject *plan_run(PyObject *self, PyObject *arg) {
+static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step) {
   th_plan *plan = ((PlanObject *)self)->plan;
   PyObject *inputs = PySequence_List(arg), *results = NULL;
   if (!inputs) return NULL;
@@ -188,6 +220,7 @@ static PyObject *plan_run(PyObject *self, PyObject *arg) {
   slot *slots = PyMem_Calloc(n_out + 1, sizeof *slots);
   th_run *run = NULL;
   th_status status = TH_OK;
+  bool keep = false; /* the collectives' library may still use the tensors */
   if (!in || !scalars || !tensors || !slots) {
     PyErr_NoMemory();
     goto cleanup;
@@ -203,6 +236,11 @@ static PyObject *plan_run(PyObject *self, PyObject *arg) {
     if (allocate(run, slots)) goto cleanup;
     Py_BEGIN_ALLOW_THREADS
     status = th_run_execute(run);
+    if (status) { /* here, without the GIL: it may wait for collectives under way */
+      th_run_end(run);
+      run = NULL;
+      keep = th_world_lost();
+    } else if (is_step) th_step_done();
     Py_END_ALLOW_THREADS
   }
   if (status) {
@@ -218,15 +256,20 @@ static PyObject *plan_run(PyObject *self, PyObject *arg) {
     else PyList_SetItem(results, i, o);
   }
 cleanup:
-  for (uint32_t i = 0; slots && i <= n_out; i++) Py_XDECREF(slots[i].tensor);
+  for (uint32_t i = 0; slots && !keep && i <= n_out; i++) Py_XDECREF(slots[i].tensor);
   th_run_end(run);
   PyMem_Free(in);
-  PyMem_Free(scalars);
   PyMem_Free(tensors);
   PyMem_Free(slots);
-  Py_DECREF(inputs);
+  if (!keep) {
+    PyMem_Free(scalars);
+    Py_DECREF(inputs);
+  }
   return results;
 }
+
+static PyObject *plan_run(PyObject *self, PyObject *arg) { return run_plan(self, arg, false); }
+static PyObject *plan_run_step(PyObject *self, PyObject *arg) { return run_plan(self, arg, true); }
 
 static PyObject *numbers(PyObject *self, uint32_t n, uint32_t (*get)(const th_plan *, uint32_t)) {
   PyObject *list = PyList_New(n);
@@ -248,7 +291,8 @@ static void plan_dealloc(PyObject *self) {
   Py_DECREF(type);
 }
 
-static PyMethodDef plan_methods[] = {{"run", plan_run, METH_O, "run(inputs) -> list: executes the plan on tensors (or numbers for rank-0 inputs)."}, {NULL, NULL, 0, NULL}};
+static PyMethodDef plan_methods[] = {{"run", plan_run, METH_O, "run(inputs) -> list: executes the plan on tensors (or numbers for rank-0 inputs)."},
+                                     {"run_step", plan_run_step, METH_O, "run_step(inputs) -> list: as run; counts a training step (thunderctl ls)."}, {NULL, NULL, 0, NULL}};
 static PyGetSetDef plan_getset[] = {{"name", plan_name, NULL, "forward, backward, step", NULL},
                                     {"input_kinds", plan_input_kinds, NULL, "Trace.input_kind of each input", NULL},
                                     {"output_kinds", plan_output_kinds, NULL, "Trace.output_kind of each output", NULL},
@@ -350,14 +394,22 @@ static PyObject *broadcast(PyObject *self, PyObject *arg) {
   Py_BEGIN_ALLOW_THREADS
   status = th_broadcast((char *)t.data + t.byte_offset, bytes * (size_t)run);
   Py_END_ALLOW_THREADS
-  if (status) return raise(status);
-  Py_RETURN_NONE;
+  if (!status) Py_RETURN_NONE;
+  if (th_world_lost()) Py_INCREF(arg); /* for ever: the library may still use it */
+  return raise(status);
+}
+
+static PyObject *channel_stats(PyObject *self, PyObject *unused) {
+  th_world_counters c = th_world_count();
+  (void)self, (void)unused;
+  return Py_BuildValue("{sKsKsKsKsK}", "index", c.index, "completed", c.completed, "bytes_sent", c.bytes_sent, "wait_ns", c.wait_ns, "fingerprint", c.fingerprint);
 }
 
 static PyMethodDef methods[] = {{"load", load, METH_O, "load(bytes) -> Program: a serialized Executable, checked and loaded."},
                                 {"set_threads", set_threads, METH_O, "set_threads(n): threads that kernels use."},
                                 {"world", world, METH_NOARGS, "world() -> (rank, size) of the job."},
                                 {"broadcast", broadcast, METH_O, "broadcast(tensor): rank 0's values to all ranks, in place."},
+                                {"channel_stats", channel_stats, METH_NOARGS, "channel_stats() -> dict: collectives of this rank so far; zeros before the first one."},
                                 {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "thunder._C", "libthunder: loads and runs plans.", -1, methods, NULL, NULL, NULL, NULL};
 
@@ -365,6 +417,7 @@ PyMODINIT_FUNC PyInit__C(void);
 PyMODINIT_FUNC PyInit__C(void) {
   PyObject *m = PyModule_Create(&definition);
   if (!m) return NULL;
+  th_set_interrupt(interrupted);
   plan_type = PyType_FromSpec(&plan_spec);
   program_type = PyType_FromSpec(&program_spec);
   if (!plan_type || !program_type) return NULL;

@@ -32,7 +32,7 @@ def compile(fn=None, *, fullgraph=False, dynamic=None, executors=None, disabled_
 
     Such a call raises CompileError when the compile fails or, with fullgraph, when an operator cannot be compiled; DaemonError when
     there is no daemon and none can be started, or it breaks off. Any call raises IndexError for an index out of range in the data,
-    MemoryError when memory is short, and RuntimeError for another failure of a plan. A UserWarning says which operator runs in eager
+    MemoryError when memory is short, and ThunderError for another failure of a plan. A UserWarning says which operator runs in eager
     PyTorch, once for each line. Errors of the function itself come as torch.compile raises them.
 
     Threads: make the first call in one thread. Later calls may come from several; the numbers of compile_stats may then be low.

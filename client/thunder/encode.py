@@ -5,6 +5,7 @@ compiler logic: nothing is inferred, rewritten or simplified here.
 """
 import linecache
 import operator
+import os
 import re
 
 import torch
@@ -390,11 +391,13 @@ class Encoder:
 
 _FRAME = re.compile(r'File "([^"]*)", line (\d+), in [^\n]*\n?([^\n]*)')
 _TORCH = torch.__path__[0]
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _sources = {}
 
 
 def source_of(node):
-    """(file, line, text, module path) of the user's line a node comes from: the innermost frame outside of PyTorch."""
+    """(file, line, text, module path) of the user's line a node comes from: the innermost frame outside of PyTorch and of this
+    package (a model that is all nn.Sequential has none)."""
     trace = node.meta.get("stack_trace") or ""
     scope = ""
     stack = node.meta.get("nn_module_stack")
@@ -406,7 +409,7 @@ def source_of(node):
     if trace not in _sources:
         found = ("", 0, "")
         for file, line, text in _FRAME.findall(trace):
-            if not file.startswith(_TORCH):
+            if not file.startswith((_TORCH, _HERE)):
                 found = (file, int(line), text.strip() or linecache.getline(file, int(line)).strip())
         _sources[trace] = found
     return (*_sources[trace], scope)

@@ -2,7 +2,14 @@
 
 
 class ThunderError(RuntimeError):
-    """Base of the exceptions of this package; a RuntimeError."""
+    """Base of the exceptions of this package, and what a plan that runs raises; a RuntimeError.
+
+    Attributes:
+        code: the canonical name of what happened: "ABORTED" (a peer differs or has left), "DEADLINE_EXCEEDED" (a peer did not come, or
+            a compile took too long), "INVALID_ARGUMENT", ...
+    """
+
+    code = "UNKNOWN"
 
 
 class CompileError(ThunderError):

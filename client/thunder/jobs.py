@@ -2,6 +2,7 @@
 
 A job holds meaning only (proto/compile.proto): the digest of its bytes is the name of the result everywhere."""
 import os
+import platform
 import time
 
 import torch
@@ -14,6 +15,8 @@ _programs = {}  # digest -> Program: equal graphs of one process share one
 
 def arch():
     """The CPU's level as a target names it; never -march=native."""
+    if platform.machine() == "aarch64":
+        return "aarch64"
     try:
         with open("/proc/cpuinfo") as f:
             flags = next((line for line in f if line.startswith("flags")), "").split()

@@ -21,6 +21,10 @@ class Plan:
         None for the others."""
         return self.native.run(inputs)
 
+    def run_step(self, inputs):
+        """The same; counts a training step, which thunderctl shows."""
+        return self.native.run_step(inputs)
+
 
 class Program:
     """A loaded Executable: plans by name."""

@@ -127,7 +127,7 @@ class _StepRegion:
             inputs.append(runtime.draw_seed() if kind == wire.INPUT_SEED else 0 if kind == wire.INPUT_OFFSET
                           else next(accumulators) if kind == wire.INPUT_ACCUMULATOR else next(states) if kind == wire.INPUT_STATE
                           else next(numbers) if kind == wire.INPUT_HYPER else next(given))
-        made = plan.run(inputs)
+        made = plan.run_step(inputs) if update else plan.run(inputs)
         n = 0 if phase == "flush" else len(self.signature.outputs)
         if update and step.clip is not None:
             step.grad_norm = made[n]
@@ -275,7 +275,8 @@ class TrainStep:
 
         Returns what loss_fn (or, without one, the model) returned, detached: the same structure, shapes and dtypes. The loss is
         this rank's, not the average over ranks. Raises CompileError and DaemonError when it has to compile (the first call, another
-        shape, another flag of the optimizer), RuntimeError when a collective fails or its time is over.
+        shape, another flag of the optimizer), ThunderError when a collective fails: a peer differs, has left, or did not come in
+        time. Such a rank cannot go on with collectives. Ctrl-C ends the wait for peers in the main thread.
         """
         self.stats.called_at = time.perf_counter()
         with torch.enable_grad():

@@ -8,6 +8,8 @@
  * packed, so that a bucket is one collective. This file alone includes mpi.h. */
 #include <limits.h>
 #include <mpi.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -316,13 +318,15 @@ static double now_s(void) {
   return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* Polls one MPI request until it is done, the deadline is over or somebody asks to stop; true when done. */
-static bool poll_request(MPI_Request *request, double seconds, const atomic_int *abort_flag, const th_progress *page) {
-  double end = now_s() + seconds;
+/* Polls one MPI request until it is done; DEADLINE_EXCEEDED without a text of worth, or what ended a wait of this channel. */
+static th_status poll_request(MPI_Request *request, double seconds, th_channel *channel) {
+  double start = now_s();
+  int64_t asked = 0;
   for (int done = 0;;) {
-    if (MPI_Test(request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
-    if (done) return true;
-    if (now_s() > end || (abort_flag && atomic_load(abort_flag)) || (page && atomic_load(&page->abort))) return false;
+    MPI_TRY(MPI_Test, request, &done, MPI_STATUS_IGNORE);
+    if (done) return TH_OK;
+    if (channel) TH_TRY(th__wait_check(channel, (int64_t)(start * 1e9), &asked));
+    if (now_s() - start > seconds) return TH_ERROR(DEADLINE_EXCEEDED, "not done after %.3f s", seconds);
     nanosleep(&(struct timespec){0, 50000}, NULL);
   }
 }
@@ -338,32 +342,83 @@ static void leave(void) {
   if (world && (world->base.lost || atomic_load(&world->base.abort_reason))) return;
   th_progress *page = world ? world->base.progress : NULL;
   if (page) /* a rank that waits in a collective meanwhile is seen by the step process as a mismatch */
-    th_progress_post(page, world->base.stats.index, th_fingerprint_seed("exit"), TH_PROGRESS_KIND_EXIT, 0, 0, 0, 0);
+    th_progress_post(page, world->base.stats.index, ~world->base.stats.fingerprint, TH_PROGRESS_KIND_EXIT, 0, 0, 0, 0);
   MPI_Request request;
   if (MPI_Ibarrier(ours.exit_comm, &request) != MPI_SUCCESS) return;
-  if (poll_request(&request, 1.0, NULL, page)) MPI_Finalize();
+  if (world) world->base.interrupt = NULL; /* Python is gone */
+  th_status status = poll_request(&request, 1.0, world ? &world->base : NULL);
+  if (!status) MPI_Finalize();
+  th_status_free(status);
 }
 
-static th_status duplicate_world(const th_channel *head, MPI_Comm *out_comm) {
+static const char all_must_come[] = "opening the channel, for which all ranks must come";
+
+static th_status duplicate_world(th_channel *head, MPI_Comm *out_comm) {
   MPI_Request request;
   MPI_TRY(MPI_Comm_idup, MPI_COMM_WORLD, out_comm, &request);
-  if (!poll_request(&request, (double)head->timeout_ms / 1e3, head->abort_flag, head->progress)) {
+  th_status status = poll_request(&request, (double)head->timeout_ms / 1e3, head);
+  if (status) {
     ours.lost = true;
-    return TH_ERROR(DEADLINE_EXCEEDED, "not all ranks came to open the channel");
+    if (th_status_code(status) != TH_CODE_DEADLINE_EXCEEDED) return status;
+    th_status_free(status);
+    return th__wait_late(head, all_must_come, head->timeout_ms);
   }
   MPI_TRY(MPI_Comm_set_errhandler, *out_comm, MPI_ERRORS_RETURN);
   return TH_OK;
 }
 
-static th_status initialize(void) {
+/* MPI_Init_thread waits for all ranks (PMIx's fence) and cannot be told to stop: a thread of its own does it, so that the wait for that
+ * thread has a deadline and can be aborted. Given up, the thread stays where it is until the process ends. */
+static struct {
+  bool started;
+  atomic_bool done;
+  int code, level;
+} init;
+
+static void *init_mpi(void *unused) {
+  init.code = MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &init.level);
+  atomic_store(&init.done, true);
+  return unused;
+}
+
+static th_status start_mpi(th_channel *head) {
+  pthread_t thread;
+  sigset_t all, before;
+  if (init.started) return TH_ERROR(FAILED_PRECONDITION, "MPI could not be initialized before");
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the program */
+  int error = pthread_create(&thread, NULL, init_mpi, NULL);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (error) return TH_ERROR(RESOURCE_EXHAUSTED, "no thread to initialize MPI: %s", strerror(error));
+  init.started = true;
+  int64_t asked = 0;
+  for (double start = now_s(); !atomic_load(&init.done);) {
+    th_status status = th__wait_check(head, (int64_t)(start * 1e9), &asked);
+    if (!status && (now_s() - start) * 1e3 > (double)head->timeout_ms) status = th__wait_late(head, all_must_come, head->timeout_ms);
+    if (status) {
+      ours.lost = true;
+      pthread_detach(thread);
+      return status;
+    }
+    nanosleep(&(struct timespec){0, 100000}, NULL);
+  }
+  pthread_join(thread, NULL);
+  if (init.code != MPI_SUCCESS) return mpi_error("MPI_Init_thread", init.code);
+  return TH_OK;
+}
+
+static th_status initialize(th_channel *head) {
   int initialized = 0, finalized = 0, level = MPI_THREAD_SINGLE, is_main = 1;
   MPI_Finalized(&finalized);
   if (finalized) return TH_ERROR(FAILED_PRECONDITION, "the program has called MPI_Finalize already");
   MPI_Initialized(&initialized);
   if (!initialized) {
-    MPI_TRY(MPI_Init_thread, NULL, NULL, MPI_THREAD_MULTIPLE, &level);
+    TH_TRY(start_mpi(head));
+    level = init.level;
     ours.pid = getpid();
     ours.exit_comm = MPI_COMM_NULL;
+    /* parts of a nonblocking collective that fail ask this communicator, not the collective's own; its first handler ends the process */
+    MPI_TRY(MPI_Comm_set_errhandler, MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     atexit(leave);
   } else {
     MPI_Query_thread(&level);
@@ -381,7 +436,8 @@ static int world_size_of_environment(void) {
 }
 
 static th_status open_channel(const th_channel_options *options, mpi_channel *channel) {
-  TH_TRY(initialize());
+  TH_TRY(th__channel_init(&channel->base, &vtable, 0, 0, options));
+  TH_TRY(initialize(&channel->base));
   TH_TRY(make_ops());
   int rank = 0, size = 0, expected = options->expect_size;
   MPI_TRY(MPI_Comm_rank, MPI_COMM_WORLD, &rank);
@@ -391,7 +447,8 @@ static th_status open_channel(const th_channel_options *options, mpi_channel *ch
     return TH_ERROR(FAILED_PRECONDITION, "MPI sees %d rank%s where the job has %d: the ranks did not find each other. "
                     "Start them with thunderrun (or mpirun), and unset OMPI_MCA_ess and OMPI_MCA_schizo in the job's "
                     "environment", size, size == 1 ? "" : "s", expected);
-  TH_TRY(th__channel_init(&channel->base, &vtable, rank, size, options));
+  channel->base.rank = rank;
+  channel->base.size = size;
   if (ours.pid && ours.exit_comm == MPI_COMM_NULL) TH_TRY(duplicate_world(&channel->base, &ours.exit_comm));
   TH_TRY(duplicate_world(&channel->base, &channel->comm));
   if (!ours.world) ours.world = channel;

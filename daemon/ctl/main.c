@@ -4,12 +4,13 @@
 
 #include "daemon/common/client.h"
 #include "daemon/common/scope.h"
+#include "ir/base/progress.h"
 
 static const char usage[] =
     "usage: thunderctl status | ls | cache [clear] | stop | socket | --version | -h, --help\n"
     "Asks the daemon of this environment; starts none.\n"
     "  status   the daemon: build, workers, compiles, cache, and where its log is\n"
-    "  ls       jobs of this node\n"
+    "  ls       jobs of this node, and how far their ranks are\n"
     "  cache    what is kept; `cache clear` drops it\n"
     "  stop     ends the daemon; jobs go on\n"
     "  socket   where the daemon of this environment listens\n"
@@ -40,12 +41,47 @@ static void print_status(const Thunder__Wire__StatusReply *s) {
   if (s->cache) print_cache(s->cache);
 }
 
+/* A page that is missing, foreign or of another version says nothing; so does one that no process has attached yet. */
+static bool read_page(const Thunder__Wire__JobInfo *j, uint32_t rank, th_progress *out) {
+  char path[4200];
+  if (!j->progress || !*j->progress || snprintf(path, sizeof path, "%s/rank%u", j->progress, rank) >= (int)sizeof path) return false;
+  th_status status = th_progress_read(path, out);
+  bool good = !status && out->rank == rank && !strncmp(out->job, j->job ? j->job : "", sizeof out->job) && out->pid != 0;
+  th_status_free(status);
+  return good;
+}
+
+static void print_ranks(const Thunder__Wire__JobInfo *j) {
+  static th_progress page;
+  uint64_t slowest = UINT64_MAX, fastest = 0;
+  uint32_t slow = 0, fast = 0;
+  size_t known = 0;
+  for (size_t k = 0; k < j->n_ranks; k++) {
+    if (!read_page(j, j->ranks[k]->rank, &page)) continue;
+    known++;
+    if (page.step < slowest) slowest = page.step, slow = page.rank;
+    if (page.step > fastest || known == 1) fastest = page.step, fast = page.rank;
+  }
+  if (!known) puts("  training step unknown: no rank has run a step or a collective of Thunder's yet");
+  else if (known == j->n_ranks && slowest == fastest) printf("  training step %llu on %s\n", (unsigned long long)fastest, known == 1 ? "its rank" : "all ranks");
+  else if (known == 1) printf("  training step %llu (rank %u)", (unsigned long long)fastest, fast);
+  else printf("  training step %llu (rank %u) to %llu (rank %u)", (unsigned long long)slowest, slow, (unsigned long long)fastest, fast);
+  if (known && known < j->n_ranks) printf("; unknown of %zu rank%s\n", j->n_ranks - known, j->n_ranks - known == 1 ? "" : "s");
+  else if (known && slowest != fastest) putchar('\n');
+  for (size_t k = 0; k < j->n_ranks; k++) {
+    const Thunder__Wire__RankInfo *r = j->ranks[k];
+    printf("  rank %u  pid %u  %s", r->rank, r->pid, r->state ? r->state : "?");
+    if (read_page(j, r->rank, &page)) printf("  step %llu  collective %llu\n", (unsigned long long)page.step, (unsigned long long)page.collective_index);
+    else puts("  step unknown");
+  }
+}
+
 static void print_jobs(const Thunder__Wire__JobList *list) {
   if (!list->n_jobs) puts("no jobs");
   for (size_t i = 0; i < list->n_jobs; i++) {
     const Thunder__Wire__JobInfo *j = list->jobs[i];
-    printf("%s  %s  %s  %u ranks  step %u  %s\n", j->job ? j->job : "?", j->name ? j->name : "?", j->state ? j->state : "?", j->world, j->step_pid, j->log_dir ? j->log_dir : "");
-    for (size_t k = 0; k < j->n_ranks; k++) printf("  rank %u  pid %u  %s\n", j->ranks[k]->rank, j->ranks[k]->pid, j->ranks[k]->state ? j->ranks[k]->state : "?");
+    printf("%s  %s  %s  %u ranks  thunder-step %u  %s\n", j->job ? j->job : "?", j->name ? j->name : "?", j->state ? j->state : "?", j->world, j->step_pid, j->log_dir ? j->log_dir : "");
+    print_ranks(j);
   }
 }
 

@@ -218,6 +218,7 @@ int main(int argc, char **argv) {
   if (WIFSIGNALED(how)) {
     fprintf(stderr, "thunderrun: the job's step was ended by signal %d (%s); its processes are ended\n", WTERMSIG(how), strsignal(WTERMSIG(how)));
     th_job_end_processes(job, 0);
+    th_job_pages_remove(job);
   }
   code = WIFSIGNALED(how) ? 128 + WTERMSIG(how) : WEXITSTATUS(how);
   if (!w.log_dir && code == 0) th_job_remove(folder);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -50,3 +51,33 @@ static int remove_one(const char *path, const struct stat *s, int type, struct F
 }
 
 void th_job_remove(const char *directory) { nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS); }
+
+bool th_job_pages_folder(const char *job, unsigned place, char *out, size_t size) {
+  struct stat space = {0};
+  const char *roots[TH_JOB_PLACES] = {"/dev/shm", getenv("TMPDIR"), "/tmp"}, *root = place < TH_JOB_PLACES ? roots[place] : NULL;
+  if (!root || !*root || access(root, W_OK | X_OK)) return false;
+  stat("/proc/self/ns/pid", &space);
+  return snprintf(out, size, "%s/thunder-progress-%s-%lx", root, job, (unsigned long)space.st_ino) < (int)size;
+}
+
+void th_job_pages_remove_at(int folder_fd, const char *folder) {
+  struct stat s;
+  if (fstat(folder_fd, &s) || s.st_uid != geteuid() || (s.st_mode & 077)) return;
+  int fd = openat(folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR *pages = fd >= 0 ? fdopendir(fd) : NULL;
+  for (struct dirent *d; pages && (d = readdir(pages));)
+    if (d->d_name[0] != '.') unlinkat(folder_fd, d->d_name, 0);
+  if (pages) closedir(pages);
+  else if (fd >= 0) close(fd);
+  rmdir(folder);
+}
+
+void th_job_pages_remove(const char *job) {
+  char folder[4096];
+  for (unsigned place = 0; place < TH_JOB_PLACES; place++) {
+    int fd = th_job_pages_folder(job, place, folder, sizeof folder) ? open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+    if (fd < 0) continue;
+    th_job_pages_remove_at(fd, folder);
+    close(fd);
+  }
+}

@@ -1,7 +1,9 @@
-/* What thunderrun and thunder-step share: the end of every process of a job. */
+/* What thunderrun and thunder-step share: the end of every process of a job, and where its progress pages are. */
 #ifndef THUNDER_DAEMON_STEP_JOB_H
 #define THUNDER_DAEMON_STEP_JOB_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
 /* Kills every process of this user whose environment carries THUNDER_JOB_ID=job, but `keep` and the caller; again until none
@@ -9,5 +11,14 @@
 void th_job_end_processes(const char *job, pid_t keep);
 /* Removes a directory of ours and what is in it. */
 void th_job_remove(const char *directory);
+
+enum { TH_JOB_PLACES = 3 };
+/* Where the job's progress pages may be, in order of preference: /dev/shm, $TMPDIR, /tmp. The name also has this process's PID
+ * namespace: containers that share /dev/shm may have jobs of one name. Returns false where there is no such place. */
+bool th_job_pages_folder(const char *job, unsigned place, char *out, size_t size);
+/* Removes a folder of pages if it is this user's alone, and the files in it; `folder_fd` is open on it. */
+void th_job_pages_remove_at(int folder_fd, const char *folder);
+/* Removes the job's folder wherever it is. */
+void th_job_pages_remove(const char *job);
 
 #endif

@@ -1,7 +1,7 @@
 /* thunder-step: parent of a job's ranks on one node. Started by thunderrun:
  *   thunder-step JOB LOCAL LOG_DIR PARENT_PID COMMAND ARGS…
- * It reaps what its ranks leave behind, hosts their PMIx server, writes their output to files and shows it, and ends the job
- * when a rank fails, when it is told to, or when thunderrun is gone. */
+ * It reaps what its ranks leave behind, hosts their PMIx server and progress pages, writes their output to files and shows it, and
+ * ends the job when a rank fails, when it is told to, or when thunderrun is gone. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -21,9 +21,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "daemon/common/client.h"
 #include "daemon/step/job.h"
+#include "daemon/step/pages.h"
 #include "daemon/step/pmix.h"
+#include "daemon/step/register.h"
 #include "daemon/step/show.h"
 #include "ir/base/failpoint.h"
 
@@ -89,6 +90,10 @@ static void set(char ***env, const char *name, const char *value) {
   if (asprintf(&(*env)[n], "%s=%s", name, value) < 0) abort();
 }
 
+static void set_default(char ***env, const char *name, const char *value) {
+  if (!getenv(name)) set(env, name, value);
+}
+
 static void set_number(char ***env, const char *name, unsigned value) {
   char text[24];
   snprintf(text, sizeof text, "%u", value);
@@ -124,13 +129,19 @@ static th_status start_rank(unsigned i, char **command, unsigned port) {
   set_number(&env, "ROLE_WORLD_SIZE", n_ranks);
   set(&env, "TORCHELASTIC_RESTART_COUNT", "0");
   set(&env, "TORCHELASTIC_MAX_RESTARTS", "0");
-  if (!getenv("MASTER_ADDR")) set(&env, "MASTER_ADDR", "127.0.0.1");
+  set_default(&env, "MASTER_ADDR", "127.0.0.1");
   if (!getenv("MASTER_PORT")) set_number(&env, "MASTER_PORT", port);
   if (n_ranks > 1 && !getenv("OMP_NUM_THREADS")) { /* the node's processors, shared out */
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     set_number(&env, "OMP_NUM_THREADS", cpus > (long)n_ranks ? (unsigned)(cpus / n_ranks) : 1);
   }
-  if (n_ranks > 1 && !getenv("PYTHONUNBUFFERED")) set(&env, "PYTHONUNBUFFERED", "1");
+  if (n_ranks > 1) set_default(&env, "PYTHONUNBUFFERED", "1");
+  th_pages_path(i, path, sizeof path);
+  set(&env, "THUNDER_PROGRESS", path); /* also when there is none: ours may be of the job that this one is part of */
+  if (!strncmp(th_pages_folder(), "/dev/shm/", 9)) { /* what Open MPI 4 and 5 have there goes with the folder: a rank that was lost or killed leaves it */
+    set_default(&env, "OMPI_MCA_btl_vader_backing_directory", th_pages_folder());
+    set_default(&env, "OMPI_MCA_btl_sm_backing_directory", th_pages_folder());
+  }
   TH_TRY(th_pmix_environment(i, &env));
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attributes;
@@ -160,6 +171,7 @@ static th_status start_rank(unsigned i, char **command, unsigned port) {
     r->ended = true;
     return TH_ERROR(NOT_FOUND, "cannot start %s: %s", command[0], strerror(error));
   }
+  th_register_rank(i, r->pid, "running");
   TH_FAILPOINT("step.rank_started");
   return TH_OK;
 }
@@ -188,53 +200,6 @@ static void blame(unsigned i, int status) {
 
 static int exit_code(int status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
 
-/* Tells the node's daemon, if one is there; a job needs none. */
-static th_client *register_job(char **command) {
-  th_client *client = NULL;
-  th_client_options options = {.kind = "step", .job = job, .rank = -1, .timeout_seconds = 1};
-  Thunder__Wire__JobInfo info = THUNDER__WIRE__JOB_INFO__INIT;
-  char host[256] = "", cwd[4096] = "";
-  gethostname(host, sizeof host - 1);
-  if (!getcwd(cwd, sizeof cwd)) cwd[0] = 0;
-  th_status status = th_client_open(&options, &client);
-  if (!status) {
-    info.job = (char *)job;
-    info.name = command[1] ? command[1] : command[0];
-    info.cwd = cwd;
-    info.host = host;
-    info.state = "running";
-    info.log_dir = (char *)directory;
-    info.has_step_pid = info.has_world = info.has_nodes = 1;
-    info.step_pid = (uint32_t)getpid();
-    info.world = n_ranks;
-    info.nodes = 1;
-    status = th_client_register_job(client, &info);
-  }
-  if (status) {
-    th_status_free(status);
-    th_client_close(client);
-    return NULL;
-  }
-  return client;
-}
-
-/* A daemon that came later, or came again, learns of the job within a second. */
-static th_client *keep_registered(th_client *client, bool readable, char **command) {
-  static double tried;
-  if (client && readable) {
-    Thunder__Wire__Envelope *said = NULL;
-    th_status status = th_client_receive(client, 0.2, &said);
-    th_envelope_free(said);
-    if (!status) return client;
-    th_status_free(status);
-    th_client_close(client);
-    client = NULL;
-  }
-  if (client || now() - tried < 1) return client;
-  tried = now();
-  return register_job(command);
-}
-
 int main(int argc, char **argv) {
   if (argc < 6) {
     fprintf(stderr, "thunder-step is started by thunderrun\n");
@@ -260,7 +225,11 @@ int main(int argc, char **argv) {
   th_show_start(directory);
   ranks = calloc(n_ranks + 1, sizeof *ranks);
   struct pollfd *polled = calloc(n_ranks + 4, sizeof *polled);
-  th_status status = mkdtemp(pmix) ? th_pmix_start(job, n_ranks, pmix) : TH_ERROR(UNAVAILABLE, "cannot make %s", pmix);
+  th_status status = th_pages_create(job, n_ranks);
+  if (status) fprintf(stderr, "thunderrun: no progress pages, so ranks that differ or hang are not named: %s\n", th_status_message(status));
+  th_status_free(status);
+  th_register_start(job, command, directory, th_pages_folder(), n_ranks);
+  status = mkdtemp(pmix) ? th_pmix_start(job, n_ranks, pmix) : TH_ERROR(UNAVAILABLE, "cannot make %s", pmix);
   unsigned port = free_port(), left = 0;
   for (unsigned i = 0; i < n_ranks && !status; i++) {
     status = start_rank(i, command, port);
@@ -272,15 +241,22 @@ int main(int argc, char **argv) {
     th_status_free(status);
     end_job(SIGKILL);
   }
-  th_client *client = NULL;
+  double seen_at = 0, patience = 0; /* patience: until then ranks that were told to stop may say so and end by themselves */
   while (left) {
     polled[0] = (struct pollfd){.fd = signals, .events = POLLIN};
     for (unsigned i = 0; i < n_ranks; i++) polled[i + 1] = (struct pollfd){.fd = ranks[i].pipe > 0 ? ranks[i].pipe : -1, .events = POLLIN};
-    polled[n_ranks + 1] = (struct pollfd){.fd = client ? th_client_fd(client) : -1, .events = POLLIN};
+    polled[n_ranks + 1] = (struct pollfd){.fd = th_register_fd(), .events = POLLIN};
     polled[n_ranks + 2] = (struct pollfd){.fd = th_show_fd(), .events = POLLOUT};
-    poll(polled, n_ranks + 3, 200);
+    poll(polled, n_ranks + 3, n_ranks > 1 ? 25 : 200);
     if (polled[n_ranks + 2].revents) th_show_flush();
-    if (!ending) client = keep_registered(client, polled[n_ranks + 1].revents != 0, command);
+    if (!ending) {
+      th_pages_turn();
+      bool look = now() - seen_at > 0.2; /* the program's own process, when it is not the one that was started */
+      if (look) seen_at = now();
+      for (unsigned i = 0; look && i < n_ranks; i++)
+        if (!ranks[i].ended && th_pages_pid(i)) th_register_rank(i, th_pages_pid(i), "running");
+      th_register_turn(polled[n_ranks + 1].revents != 0);
+    }
     for (unsigned i = 0; i < n_ranks; i++)
       if (polled[i + 1].revents) read_rank(i);
     struct signalfd_siginfo info;
@@ -297,26 +273,34 @@ int main(int argc, char **argv) {
           ranks[i].ended = true;
           left--;
           if (ranks[i].pipe > 0) read_rank(i);
-          if (how && !ending) {
+          th_pages_ended(i, how);
+          char state[24];
+          snprintf(state, sizeof state, WIFSIGNALED(how) ? "signal %d" : "exited %d", WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));
+          th_register_rank(i, pid, state);
+          if (how && !ending && (blamed < 0 || th_pages_left() == (int)i)) { /* who left is the cause, who was told to stop is not */
             blamed = (int)i;
             blamed_status = how;
             failed = exit_code(how);
-            end_job(SIGTERM);
+            if (th_pages_verdict()) patience = patience > 0 ? patience : now() + 2;
+            else end_job(SIGTERM);
           }
         }
+    if (patience > 0 && now() > patience) end_job(SIGTERM);
     if (getppid() != parent) end_job(SIGTERM);
     if (ending && now() - term_at > 1.0) signal_ranks(SIGKILL);
   }
   for (unsigned i = 0; i < n_ranks; i++)
     for (int k = 0; ranks[i].pipe > 0 && k < 64; k++) read_rank(i);
   th_job_end_processes(job, getpid());
+  th_pages_end(!failed);
   for (unsigned i = 0; i < n_ranks; i++) end_line(i);
   th_show_end(1.0);
   if (blamed >= 0) blame((unsigned)blamed, blamed_status);
-  if (client) {
-    th_status_free(th_client_unregister_job(client, job, 0, failed));
-    th_client_close(client);
+  if (th_pages_verdict() && (blamed < 0 || blamed != th_pages_left())) {
+    fprintf(stderr, "thunderrun: %s\n", th_pages_verdict());
+    if (!failed) failed = 1; /* results of unlike collectives are worth nothing, whatever the ranks say */
   }
+  th_register_end(failed);
   th_pmix_stop();
   th_job_remove(pmix);
   return failed;

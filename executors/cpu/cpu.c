@@ -86,11 +86,35 @@ static bool library_takes(const th_trace *t, const th_op *op, uint32_t k, const 
   return true; /* the runtime packs what a library cannot walk */
 }
 
-/* Each element is read, then written: only where the body is pointwise and nothing is read through another index. */
+/* Is the body one row of loops over `type` (codegen.c, rows): reductions of it that end with the last dimension, what is computed
+ * once a row, then all elements? A row is then read for the last time where its elements are written, each after it was read. */
+static bool is_rows(const th_trace *t, const th_graph *body, const th_type *type) {
+  const th_op *first = NULL;
+  for (size_t i = 0; i < body->n_ops; i++) {
+    const th_op *op = body->ops[i];
+    bool reads = false;
+    for (uint32_t k = 0; k < op->n_operands; k++) reads |= th_type_same_shape(th_type_of(t, op->operands[k]), type);
+    if (th_gen_is_special(op)) return false;
+    if (!th_op_is_reduction(op)) {
+      if (reads && !(th_op_spec_get(op->kind)->traits & TH_POINTWISE)) return false;
+      continue;
+    }
+    if (!reads || !type->rank || !th_gen_reduces(t->context, op, type->rank - 1)) return false;
+    if (!first) first = op;
+    else if (!th_attr_equal(th_attr_get(op, "dims"), th_attr_get(first, "dims"))) return false;
+  }
+  if (!first) return false;
+  for (uint32_t k = 0; k < body->n_outputs; k++)
+    if (!th_type_same_shape(th_type_of(t, body->outputs[k]), type) && !th_type_same_shape(th_type_of(t, body->outputs[k]), th_type_of(t, first->result))) return false;
+  return true;
+}
+
+/* Each element is read, then written: only where the body is pointwise and nothing is read through another index, or goes row by row. */
 static bool in_place(const th_trace *t, const th_op *op, uint32_t operand, uint32_t result) {
   const th_graph *body = t->graphs[th_attr_get(op, "body")->graph];
   const th_type *type = th_type_of(t, op->result + result);
   th_value x = body->inputs[operand];
+  if (is_rows(t, body, type)) return true;
   for (uint32_t k = 0; k < op->n_results; k++)
     if (!th_type_same_shape(th_type_of(t, op->result + k), type)) return false;
   for (size_t i = 0; i < body->n_ops; i++) {

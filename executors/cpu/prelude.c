@@ -3,7 +3,7 @@
 #include "executors/vector_math.h"
 
 /* Helpers of generated kernels. Approximations of f32 functions are branch-free so that loops over them vectorize; errors
- * are below 2 units in the last place (tests/unit/cpu_test.c). exp, log, tanh after Cephes (S. Moshier); erf after
+ * are below 2 units in the last place (tests/conformance/test_accuracy.py). exp, log, tanh after Cephes (S. Moshier); erf after
  * N. Juffa's minimax polynomials. */
 const char th_cpu_prelude[] =
     "#include <math.h>\n#include <stdint.h>\n#include <string.h>\n#include <stddef.h>\n"

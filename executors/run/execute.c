@@ -15,6 +15,7 @@ struct th_run {
   th_request **requests;  /* by instruction */
   void *arena;
   size_t arena_bytes;
+  bool lost;              /* a collective failed: its library may still use the arena */
   th_kernel_context context;
   uint32_t n_inputs;
   void *inputs[];         /* data of the inputs */
@@ -282,7 +283,10 @@ th_status th_run_execute(th_run *run) {
       case TH_INSTR_WAIT: status = wait_collective(run, i); break;
       default: status = copy_or_fill(run, i); break;
     }
-    if (status) return status;
+    if (status) {
+      run->lost = th_world_lost();
+      return status;
+    }
   }
   return TH_OK;
 }
@@ -307,7 +311,8 @@ void th_run_end(th_run *run) {
   if (!run) return;
   for (size_t i = 0; run->requests && i < run->plan->wire->n_instr_kind; i++)
     if (run->requests[i]) th_status_free(th_request_wait(run->requests[i], 1000));
-  if (run->arena) {
+  run->lost = run->lost || (run->requests && run->context.world > 1 && th_world_lost());
+  if (run->arena && !run->lost) {
     pthread_mutex_lock(&run->plan->lock);
     if (!run->plan->arena) {
       run->plan->arena = run->arena;

@@ -214,6 +214,7 @@ th_status th_program_load(const uint8_t *bytes, size_t size, th_program **out) {
     return status;
   }
   *out = x;
+  if (th_progress_attached()) th_progress_tick(th_progress_attached()); /* a compile is over */
   return TH_OK;
 }
 

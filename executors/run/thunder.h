@@ -69,7 +69,23 @@ void th_set_threads(int32_t threads);
 void th_world(int32_t *out_rank, int32_t *out_size);
 /* Broadcasts `bytes` of rank 0 to all ranks; for the client's initial state. */
 th_status th_broadcast(void *data, size_t bytes);
-/* Ends every wait of the channel (Ctrl-C). */
-void th_abort(const char *reason);
+/* True once a collective of this process has failed: the library under it may still read and write the tensors of that call,
+ * so they must never be freed or used again (collectives/channel.h), and every later collective fails. */
+bool th_world_lost(void);
+/* Asked about every 50 ms while a collective is waited for, by the thread that waits: a text (immortal) ends the wait with
+ * CANCELLED. Set before the first collective; this is how Ctrl-C gets through. */
+void th_set_interrupt(const char *(*ask)(void));
+
+typedef struct th_world_counters {
+  uint64_t index;       /* collectives started */
+  uint64_t completed;   /* collectives waited for to their end */
+  uint64_t bytes_sent;  /* in the ring form of each (collectives/channel.h) */
+  uint64_t wait_ns;     /* time spent waiting */
+  uint64_t fingerprint; /* of the sequence; equal on all ranks after equal sequences; 0 before the first collective */
+} th_world_counters;
+/* Of this process's channel; zeros while there is none. By the thread that runs plans, or while none runs. */
+th_world_counters th_world_count(void);
+/* Says that a training step is done, on the progress page (ir/base/progress.h). */
+void th_step_done(void);
 
 #endif

@@ -271,7 +271,7 @@ static bool constant_size(th_rule *r, th_value x, uint32_t *d, int64_t *n) {
 
 static void equal_pieces(th_rule *r, th_value x, uint32_t d, int64_t n, int64_t size) {
   if (size < 1 && n > 0) th_rule_fail(r, "pieces of %lld", (long long)size);
-  if (n > 0 && size > 0 && (n + size - 1) / size >= TH_MAX_RESULTS) th_rule_fail(r, "more than %d pieces", TH_MAX_RESULTS);
+  if (n > 0 && size > 0 && (n - 1) / size + 1 >= TH_MAX_RESULTS) th_rule_fail(r, "more than %d pieces", TH_MAX_RESULTS);
   if (r->b->status) return;
   int64_t at = 0;
   do {
@@ -294,7 +294,7 @@ void th__lower_chunk(th_rule *r) {
   th_value x = plain(r);
   if (!constant_size(r, x, &d, &n)) return;
   if (chunks < 1) th_rule_fail(r, "chunks is %lld", (long long)chunks);
-  else equal_pieces(r, x, d, n, (n + chunks - 1) / chunks);
+  else equal_pieces(r, x, d, n, n ? (n - 1) / chunks + 1 : 0);
 }
 
 void th__lower_split_with_sizes(th_rule *r) {
