@@ -22,10 +22,20 @@ def compile(fn=None, *, fullgraph=False, dynamic=None, executors=None, disabled_
         fullgraph: what cannot be compiled is an error instead of a piece that runs in eager PyTorch.
         dynamic: as torch.compile: True compiles for sizes as symbols, False for each size anew, None decides by itself.
         executors: names in order of priority (default: THUNDER_EXECUTORS, else ("cpu",)). What none of them can run is an error.
-        disabled_passes: names of optional passes to leave out.
+        disabled_passes: names of passes to leave out, for tests and debugging (``thunderc --list-passes``).
 
     A module comes back as a module that shares everything with the original: parameters, buffers, hooks, training mode,
-    `state_dict` with the same names.
+    ``state_dict`` with the same names. A function comes back as a function.
+
+    Nothing is compiled here: the first call is, and a call with other sizes, dtypes or flags, as in torch.compile. Shapes and
+    dtypes of the results are eager PyTorch's.
+
+    Such a call raises CompileError when the compile fails or, with fullgraph, when an operator cannot be compiled; DaemonError when
+    there is no daemon and none can be started, or it breaks off. Any call raises IndexError for an index out of range in the data,
+    MemoryError when memory is short, and ThunderError for another failure of a plan. A UserWarning says which operator runs in eager
+    PyTorch, once for each line. Errors of the function itself come as torch.compile raises them.
+
+    Threads: make the first call in one thread. Later calls may come from several; the numbers of compile_stats may then be low.
     """
     if fn is None:
         return functools.partial(compile, fullgraph=fullgraph, dynamic=dynamic, executors=executors, disabled_passes=disabled_passes)
@@ -94,9 +104,12 @@ def _recompile(original, options):
 
 
 def compile_stats(fn):
-    """Statistics of a compiled function or module (see CompileStats). Of torch.compile(..., backend="thunder"): of all such
-    functions of the process."""
-    found = getattr(fn, "_thunder_stats", None) if isinstance(fn, torch.nn.Module) else _stats.get(fn)
+    """The CompileStats of what thunder.compile or thunder.train_step returned: the live object, not a copy. Of
+    torch.compile(..., backend="thunder"): of all such functions of the process. TypeError for anything else."""
+    try:
+        found = getattr(fn, "_thunder_stats", None) if isinstance(fn, torch.nn.Module) else _stats.get(fn)
+    except TypeError:  # nothing that a weak reference can point to
+        found = None
     if found is None and hasattr(fn, "compile_stats"):
         found = fn.compile_stats
     if found is None:
@@ -107,17 +120,25 @@ def compile_stats(fn):
 
 
 class TraceText(str):
-    """The text of a trace; `title` names the pass it stands after."""
+    """The text of a trace, which prints as it is."""
 
-    title = ""
+    title = ""  #: The pass it stands after and, in parentheses, the plan; such as "capture (forward)" or "fuse (backward)".
 
     def __repr__(self):
         return str(self)
 
 
 def last_traces(fn, region=-1):
-    """The traces of the graph that was compiled last (or of graph number `region`): first the captured one, then the one
-    after each pass, as strings in the IR's text form with shapes, dtypes and the user's source lines."""
+    """The traces of the graph that was compiled last: first the captured one, then the one after each pass.
+
+    Args:
+        fn: what thunder.compile or thunder.train_step returned.
+        region: which graph, in the order of compilation; as an index of a list.
+
+    Returns a list of TraceText: strings in the IR's text form, with shapes, dtypes and the user's source lines. The daemon runs the
+    passes again for it (no C compiler); the plan in use is not touched. Raises RuntimeError before the first compile, CompileError
+    and DaemonError as a compile does.
+    """
     jobs = compile_stats(fn).jobs
     if not jobs:
         raise RuntimeError("nothing has been compiled yet: call the function first")
@@ -129,5 +150,6 @@ def last_traces(fn, region=-1):
 
 
 def dynamo_backend(gm, example_inputs, **options):
-    """The backend behind torch.compile(model, backend="thunder")."""
+    """The backend behind torch.compile(model, backend="thunder"): TorchDynamo calls it with a graph, users do not.
+    ``options`` of torch.compile may hold ``executors``, ``fullgraph`` and ``disabled_passes``, as in thunder.compile."""
     return Backend(Settings(**options.get("options", options)), _backend_stats)(gm, example_inputs)

@@ -2,15 +2,25 @@
 
 
 class ThunderError(RuntimeError):
-    """Base of what this package raises. `code` is the canonical name of what happened ("ABORTED": a peer differs or has left,
-    "DEADLINE_EXCEEDED": a peer did not come, "INVALID_ARGUMENT", ...)."""
+    """Base of the exceptions of this package, and what a plan that runs raises; a RuntimeError.
+
+    Attributes:
+        code: the canonical name of what happened: "ABORTED" (a peer differs or has left), "DEADLINE_EXCEEDED" (a peer did not come, or
+            a compile took too long), "INVALID_ARGUMENT", ...
+    """
 
     code = "UNKNOWN"
 
 
 class CompileError(ThunderError):
-    """A compile failed. `code` as above, `source` the line of the
-    user's program the failing operator comes from, when there is one, `detail` further lines (a compiler's stderr)."""
+    """A compile failed.
+
+    Attributes:
+        code: the canonical name: "UNIMPLEMENTED" (an operator or a case of it), "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED" (memory of
+            the compile), "DEADLINE_EXCEEDED", "UNAVAILABLE" (no C compiler), "INTERNAL" (a fault of Thunder), ...
+        source: the line of the user's program that the failing operator comes from, or None.
+        detail: further lines, such as a compiler's messages; "" when there are none.
+    """
 
     def __init__(self, message, code="UNKNOWN", source=None, detail=""):
         text = message
@@ -23,7 +33,7 @@ class CompileError(ThunderError):
 
 
 class DaemonError(ThunderError):
-    """No daemon could be reached or started, or it broke off."""
+    """No daemon could be reached or started, or it broke off. The next call tries again and starts one."""
 
 
 class Unsupported(Exception):

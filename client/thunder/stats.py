@@ -2,7 +2,14 @@
 
 
 class EagerPiece:
-    """A piece that runs in eager PyTorch: the operator that Thunder does not compile, why, and the user's line."""
+    """A piece that runs in eager PyTorch: the operator that Thunder does not compile, and why.
+
+    Attributes:
+        operator: its name.
+        reason: why it is not compiled.
+        source: the user's line, "file:line: text"; None when unknown.
+        calls: how often it ran.
+    """
 
     def __init__(self, operator, reason, source):
         self.operator, self.reason, self.source, self.calls = operator, reason, source, 0
@@ -12,19 +19,24 @@ class EagerPiece:
 
 
 class CompileStats:
-    """Statistics of one compiled function.
+    """Statistics of one compiled function; printed, a summary. Counted without locks.
 
-    regions       graphs that were captured
-    plans         plans that were loaded ("forward", "backward", "step")
-    eager_pieces  what runs in eager PyTorch, as EagerPiece
-    compiles      results by origin: "compiled" for this request, "joined", "memory", "disk", "process"
-    seconds       time in "capture", "compile" (waiting for the daemon), "load"
-    calls         calls of compiled regions
+    Attributes:
+        regions (int): graphs that were captured and compiled.
+        plans (list of str): plans that were loaded: "forward", "backward", "step".
+        calls (int): calls of compiled regions.
+        eager_pieces (list): what runs in eager PyTorch, as objects with ``operator``, ``reason``, ``source`` (the user's line or
+            None) and ``calls``.
+        overlaps (int): calls that ran in eager PyTorch because a written input shared memory with another one.
+        compiles (dict): number of results by origin: "compiled" for this request, "joined" (another one's compile was waited for),
+            "memory" and "disk" (the daemon's caches), "process" (this process had the plan).
+        seconds (dict): seconds spent in "capture", "compile" (waiting for the daemon) and "load".
+        progress: None, or a function of (stage, done, total) that is called while the daemon compiles.
     """
 
     def __init__(self):
         self.regions, self.plans, self.calls = 0, [], 0
-        self.eager_pieces, self.jobs, self.compiles = [], [], {}
+        self.eager_pieces, self.jobs, self.compiles = [], [], {}  # jobs: what last_traces asks
         self.seconds = {"capture": 0.0, "compile": 0.0, "load": 0.0}
         self.overlaps = 0        # calls that ran in eager because a written input overlapped another one
         self.called_at = None
@@ -32,7 +44,7 @@ class CompileStats:
 
     @property
     def cache_hits(self):
-        """Results that were not compiled for this function."""
+        """Results that were not compiled for this function (int)."""
         return sum(n for origin, n in self.compiles.items() if origin not in ("compiled", "unknown"))
 
     def add_compile(self, job, compile_seconds, load_seconds):

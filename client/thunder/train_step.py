@@ -200,7 +200,18 @@ class _StepBackend:
 
 
 class TrainStep:
-    """What thunder.train_step returns; see there."""
+    """What thunder.train_step returns: a training step that is called with one batch at a time.
+
+    Attributes:
+        grad_norm: global 2-norm of the gradients of the last update, before clipping: a tensor of rank 0. None before the first
+            update, and always None without clip_grad_norm.
+        pending (int): micro-batches since the last update; 0 unless ``accumulate`` is above 1.
+        clip: clip_grad_norm; another number counts from the next update on.
+        model, optimizer, loss_fn, accumulate: as given.
+        world (int): ranks whose gradients are averaged (WORLD_SIZE).
+
+    Threads: one at a time. Ranks make the same calls in the same order: an update is a collective.
+    """
 
     def __init__(self, model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors):
         if precision not in (None, "f32", "f64", "bf16-mixed"):
@@ -237,6 +248,7 @@ class TrainStep:
 
     @property
     def compile_stats(self):
+        """The CompileStats of the step, ``eval`` included; as thunder.compile_stats(step)."""
         return self.stats
 
     def begin(self):
@@ -259,13 +271,20 @@ class TrainStep:
         return self._accumulators[id(p)]
 
     def __call__(self, *args, **kwargs):
-        """One micro-batch. Returns what loss_fn (or the model) returned, detached; the loss is this rank's."""
+        """One micro-batch: ``step(*batch, **kwargs)``; keyword arguments go to the model. Each ``accumulate``-th call ends with an update.
+
+        Returns what loss_fn (or, without one, the model) returned, detached: the same structure, shapes and dtypes. The loss is
+        this rank's, not the average over ranks. Raises CompileError and DaemonError when it has to compile (the first call, another
+        shape, another flag of the optimizer), ThunderError when a collective fails: a peer differs, has left, or did not come in
+        time. Such a rank cannot go on with collectives. Ctrl-C ends the wait for peers in the main thread.
+        """
         self.stats.called_at = time.perf_counter()
         with torch.enable_grad():
             return self._forward(*args, **kwargs)[1]
 
     def flush(self):
-        """Updates from the micro-batches since the last update, if there are any; the gradients are their average."""
+        """Updates from the micro-batches since the last update, and does nothing when there are none: the end of an epoch whose length
+        is no multiple of ``accumulate``. The gradients are the average of those micro-batches, over all ranks. Returns None."""
         if not self.pending:
             return
         region, arguments = self.flushable
@@ -274,7 +293,8 @@ class TrainStep:
         self.pending = 0
 
     def eval(self, *args, **kwargs):
-        """The forward part alone, without gradients and without an update, in the model's present mode."""
+        """The forward part alone, without gradients and without an update; takes and returns what a call of the step does. The
+        model's mode is left as it is: call ``model.eval()`` before where dropout and batch norm shall rest. No collective."""
         with torch.no_grad():
             return self._eval(*args, **kwargs)
 
@@ -289,11 +309,16 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
             dict with the key "loss"; what it returns comes back whole.
         clip_grad_norm: largest global 2-norm of the gradients; `step.grad_norm` is the norm before clipping.
         accumulate: micro-batches per update. Each call is one; gradients are averaged. `step.flush()` takes a partial tail.
-        precision: None, or "bf16-mixed" (autocast with parameters in f32).
-        parallel: None or "ddp": the ranks that thunderrun started (WORLD_SIZE) average their gradients.
+        precision: None (as the parameters are), or "bf16-mixed": the forward part runs under torch.autocast, parameters, gradients
+            and state stay as they are.
+        parallel: None or "ddp". Either way ranks average their gradients where WORLD_SIZE is above 1, as thunderrun sets it; all
+            begin with rank 0's parameters and buffers.
         executors: names in order of priority, as in thunder.compile.
 
-    Returns a TrainStep: call it with a batch. The optimizer's state is the tensors in `optimizer.state[p]`, and the numbers
-    in `param_groups` are read at each call. Raises CompileError when the step cannot be compiled as a whole.
+    Returns a TrainStep. The optimizer's state is the tensors in ``optimizer.state[p]``, and the numbers in ``param_groups`` are read
+    at each call; ``p.grad`` is not set. Nothing is compiled before the first call.
+
+    Raises ValueError for an argument that is none of these. The first call raises CompileError when the step cannot be compiled as
+    a whole: there are no pieces in eager PyTorch.
     """
     return TrainStep(model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors)

@@ -7,12 +7,14 @@
 #include "ir/base/progress.h"
 
 static const char usage[] =
-    "usage: thunderctl status | ls | cache [clear] | stop | socket | --version\n"
-    "  status   the daemon: build, workers, compiles, cache\n"
+    "usage: thunderctl status | ls | cache [clear] | stop | socket | --version | -h, --help\n"
+    "Asks the daemon of this environment; starts none.\n"
+    "  status   the daemon: build, workers, compiles, cache, and where its log is\n"
     "  ls       jobs of this node, and how far their ranks are\n"
     "  cache    what is kept; `cache clear` drops it\n"
     "  stop     ends the daemon; jobs go on\n"
-    "  socket   where the daemon of this environment listens\n";
+    "  socket   where the daemon of this environment listens\n"
+    "Exit code: 0; 1 the daemon refused or broke off; 2 wrong use; 3 no daemon is running (stop: 0).\n";
 
 static int complain(th_status status) {
   fprintf(stderr, "thunderctl: %s\n", th_status_message(status));

@@ -19,7 +19,7 @@ th_status th_compile_job(th_arena *arena, const uint8_t *job, size_t size, th_co
 th_status th_compile_dump(th_arena *arena, const uint8_t *job, size_t job_size, const uint8_t *names, size_t names_size,
                           const char *pass, const char **out_text);
 
-/* A trace in text form as a job, with the default options for the CPU; for the offline tool. */
+/* The options and the verified trace of a job, for the offline tool; what the job leaves open is as th_options_default says. */
 th_status th_compile_options(th_context *context, const uint8_t *job, size_t size, th_options *out, th_trace **out_trace);
 
 #endif

@@ -26,7 +26,9 @@ static const char usage[] =
     "  -o FILE             write the executable there\n"
     "  --list-passes       the passes in order, and why they are there\n"
     "  --worker            serve compile requests on standard input and output\n"
-    "  --version           print the version\n";
+    "  --version           print the version\n"
+    "  -h, --help          print this\n"
+    "Exit code: 0; 1 the trace, a pass or the C compiler failed (the message says which); 2 wrong use.\n";
 
 typedef struct arguments {
   const char *file, *dump, *output, *disabled[64];

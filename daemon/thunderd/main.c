@@ -208,12 +208,14 @@ static int ensure(th_scope *scope) {
 }
 
 static const char usage[] =
-    "usage: thunderd --ensure | --foreground | --version\n"
+    "usage: thunderd --ensure | --foreground | --version | --help\n"
     "The daemon of this node: compiles programs in worker processes, keeps the results. Programs start it by themselves.\n"
     "  --ensure      start one unless one accepts; print its socket\n"
     "  --foreground  serve here and log to stderr\n"
-    "Environment: THUNDER_CACHE_DIR, THUNDER_CACHE_BYTES, THUNDER_RUNTIME_DIR, THUNDER_IDLE_SECONDS (900), THUNDER_WORKERS,\n"
-    "THUNDER_COMPILE_TIMEOUT (600 s), THUNDER_COMPILE_MEMORY (bytes), THUNDER_CC, THUNDER_LOG.\n";
+    "Environment: THUNDER_RUNTIME_DIR, THUNDER_CACHE_DIR, THUNDER_CACHE_BYTES (4e9), THUNDER_CACHE_MEMORY (256e6 bytes),\n"
+    "THUNDER_IDLE_SECONDS (900), THUNDER_WORKERS (the CPUs), THUNDER_COMPILE_TIMEOUT (600 s), THUNDER_COMPILE_MEMORY (4294967296\n"
+    "bytes), THUNDER_REQUEST_MAX (256e6 bytes), THUNDER_CC (cc), THUNDER_LOG (warning; or error, info, debug).\n"
+    "Exit code: 0; 1 it cannot start or serve (the message says why); 2 wrong use.\n";
 
 int main(int argc, char **argv) {
   const char *what = argc == 2 ? argv[1] : "";

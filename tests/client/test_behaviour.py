@@ -308,3 +308,10 @@ def test_overlapping_inputs_are_said_once():
             assert torch.equal(got, other)
     assert sum("shares memory" in str(w.message) for w in said) == 1
     assert thunder.compile_stats(compiled).overlaps == 2 and thunder.compile_stats(compiled).calls == 1
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("what", [3, "f", len, nn.Linear(1, 1), lambda: 0], ids=["int", "str", "builtin", "module", "lambda"])
+def test_what_was_not_compiled_has_no_stats(what):
+    with pytest.raises(TypeError, match="was not made by thunder"):
+        thunder.compile_stats(what)

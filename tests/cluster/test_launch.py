@@ -15,8 +15,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 RUN = [os.path.join(os.environ.get("THUNDER_BIN", ""), "thunderrun")]
 
 
-def run(*args, timeout=90, **options):
-    env = dict(os.environ, PYTHON_EXEC=sys.executable)
+def run(*args, timeout=90, env=None, **options):
+    env = dict(os.environ, PYTHON_EXEC=sys.executable, **(env or {}))
     return subprocess.run([*RUN, *map(str, args)], env=env, capture_output=True, text=True, timeout=timeout, **options)
 
 
@@ -64,6 +64,47 @@ def test_wrong_use():
     assert run("-n", "x", "a.py").returncode == 2
     assert "cannot read" in run("nosuch.py").stderr
     assert run("-n", 2, "./nosuch").returncode == 127
+
+
+SAYS = "import os, sys\nprint(os.environ['RANK'], os.environ['WORLD_SIZE'], *sys.argv[1:])"
+
+
+@pytest.mark.parametrize("line", [
+    "--nproc-per-node 2", "--nproc_per_node=2", "--standalone --nproc-per-node=2", "--nnodes=1 --nproc_per_node 2", "--nnodes 1:1 -n 2 --node_rank=0",
+    "--nnodes=1 --nproc-per-node=2 --rdzv-backend=c10d --rdzv_endpoint=localhost:0 --rdzv-id 7 --rdzv_conf a=1 --max_restarts=0 --role default",
+    "--nproc-per-node=2 --tee 3 -r 0 --monitor-interval 1 --start-method spawn --local_addr a --event-log-handler null",
+    "--nproc-p=2 --log_dir {tmp}/own_logs", "--no_python --nproc_per_node 2"])
+def test_torchruns_command_lines(tmp_path, line):
+    path = script(tmp_path, SAYS)
+    start = [sys.executable, path] if "no_python" in line else [path]
+    done = run(*line.format(tmp=tmp_path).split(), *start, "--a_b", "c_d")  # the program's own options stay as they are
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["0 2 --a_b c_d", "1 2 --a_b c_d"]
+    assert ("own_logs" in line) == (tmp_path / "own_logs" / "rank1.log").exists()
+
+
+def test_a_module(tmp_path):
+    script(tmp_path, SAYS)
+    assert run("--standalone", "-m", "script", "--x", cwd=tmp_path).stdout == "0 1 --x\n"
+
+
+def test_defaults_from_pet_variables(tmp_path):
+    path = script(tmp_path, SAYS)
+    assert sorted(run(path, env={"PET_NPROC_PER_NODE": "2", "PET_STANDALONE": "1", "PET_RDZV_BACKEND": "c10d"}).stdout.splitlines()) == ["0 2", "1 2"]
+    assert run("-n", 1, path, env={"PET_NPROC_PER_NODE": "2", "PET_NO_PYTHON": "0"}).stdout == "0 1\n"  # the command line wins
+    assert run("--max-restarts", 0, path, env={"PET_MAX_RESTARTS": "3"}).stdout == "0 1\n"
+    done = run(path, env={"PET_NNODES": "2"})
+    assert done.returncode == 2 and "PET_NNODES 2: this version runs on one node" in done.stderr
+
+
+@pytest.mark.parametrize("line, said", [
+    ("--nnodes=2", "--nnodes 2: this version runs on one node"), ("--node_rank 1", "--node-rank 1: this version runs on one node; leave it out or give 0"),
+    ("--max-restarts=3", "--max-restarts 3: this version does not start ranks again; leave it out or give 0"), ("-r 3", "--redirects 3"),
+    ("--virtual-local-rank", "--virtual-local-rank: "), ("--signals_to_handle=TERM", "--signals-to-handle TERM"), ("--numa-binding=node", "--numa-binding node"),
+    ("--nproc-per-node gpu", "-n gpu: want a number"), ("--module --no-python", "want one of them"), ("--nosuch", "unrecognized option"), ("", "usage")])
+def test_what_is_not_there_is_refused_by_name(line, said):
+    done = run(*line.split(), *(["x.py"] if line else []))
+    assert done.returncode == 2 and said in done.stderr and done.stdout == ""
 
 
 @pytest.mark.parametrize("victim", ["thunderrun", "thunder-step"])

@@ -27,6 +27,7 @@ class Place:
         for name, sub in (("THUNDER_RUNTIME_DIR", "run"), ("THUNDER_CACHE_DIR", "cache"), ("TMPDIR", "tmp")):
             self.env[name] = os.path.join(self.folder, sub)
             os.makedirs(self.env[name], mode=0o700)
+        self.env["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(self.folder, "inductor")  # PyTorch makes it in TMPDIR unless an earlier test of this process had it named
 
     def script(self, name, factor=2.0, text=PROGRAM):
         path = os.path.join(self.folder, name)
