@@ -72,8 +72,10 @@ bench: build
 docs: build
 	$(PYTHON) -m sphinx -q -b html docs docs/build
 
-dist: build
-	$(PYTHON) deploy/dist.py $(BUILD) dist
+dist: setup # without fail points and tests
+	@cmake -S . -B $(BUILD)-dist -G Ninja -DPython3_EXECUTABLE=$(PYTHON) -DTHUNDER_FAILPOINTS=OFF -DTHUNDER_TESTS=OFF $(CMAKE_FLAGS) >$(BUILD)-dist.log 2>&1 || { cat $(BUILD)-dist.log; exit 1; }
+	@cmake --build $(BUILD)-dist
+	$(PYTHON) deploy/dist.py $(BUILD)-dist dist
 
 fuzz: setup
 	tests/fuzz/run.sh $(SECONDS)

@@ -213,6 +213,8 @@ static th_status check_outputs(const verifier *v) {
       return WRONG(v, "output %u is a view of output %u, which is a view itself", o, output->base);
     if (output->kind == TH_OUTPUT_WRITTEN && t->inputs[output->base].written_by != (int32_t)o)
       return WRONG(v, "output %u is written into input %u, which says it is written by output %d", o, output->base, t->inputs[output->base].written_by);
+    if (output->kind == TH_OUTPUT_WRITTEN && th_type_of(t, g->inputs[output->base])->weak)
+      return WRONG(v, "output %u is written into input %u, which is weak, a Python number", o, output->base);
     if ((output->kind == TH_OUTPUT_WRITTEN || output->kind == TH_OUTPUT_GRADIENT) && !same_value(t, g->inputs[output->base], g->outputs[o]))
       return WRONG(v, "output %u belongs to input %u, but is of another type", o, output->base);
   }
