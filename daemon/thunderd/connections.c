@@ -1,9 +1,8 @@
-/* Connections: frames in, requests answered, frames out (proto/daemon.proto). */
+/* Connections: messages in, requests answered, messages out (proto/daemon.proto); how they travel is the transport's. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "daemon/common/sha256.h"
@@ -14,16 +13,17 @@ typedef Thunder__Wire__Envelope envelope;
 
 /* ---- out ---- */
 
-typedef struct write_request { uv_write_t request; connection *c; uint8_t *bytes; } write_request;
+void connection_init(connection *c, server *s, const transport *how) {
+  *c = (connection){.s = s, .how = how, .rank = -1, .next = s->connections};
+  s->connections = c;
+}
 
-static void connection_freed(uv_handle_t *handle) {
-  connection *c = handle->data;
+void connection_deinit(connection *c) {
   for (connection **p = &c->s->connections; *p; p = &(*p)->next)
     if (*p == c) {
       *p = c->next;
       break;
     }
-  th_frames_deinit(&c->frames);
   if (c->collecting) {
     th_gather_deinit(&c->gather);
     th_gather_deinit(&c->names);
@@ -33,28 +33,31 @@ static void connection_freed(uv_handle_t *handle) {
   free(c->job);
   free(c->kind);
   c->s->quiet_since_ns = uv_hrtime();
-  free(c);
 }
 
 void connection_close(connection *c) {
   if (c->closing) return;
   c->closing = true;
   compile_leave(c);
-  uv_close((uv_handle_t *)&c->pipe, connection_freed);
+  c->how->close(c);
 }
 
-static void written(uv_write_t *request, int status) {
-  write_request *r = (write_request *)request;
-  connection *c = r->c;
-  free(r->bytes);
-  free(r);
-  c->writes--;
-  if (status < 0 || (c->ends && !c->writes)) connection_close(c);
+void connection_end(connection *c) {
+  if (c->closing) return;
+  compile_leave(c);
+  c->how->read_stop(c);
+  c->ends = true;
+  if (!c->pending) connection_close(c);
+}
+
+void connection_sent(connection *c, bool ok) {
+  c->pending--;
+  if (!ok || (c->ends && !c->pending)) connection_close(c);
 }
 
 static void answer(connection *c, envelope *e) {
   if (c->closing) return;
-  write_request *r = calloc(1, sizeof *r);
+  uint8_t *frame;
   size_t size;
   e->has_protocol = e->has_rank = e->has_epoch = 1;
   e->protocol = TH_PROTOCOL_VERSION;
@@ -63,18 +66,15 @@ static void answer(connection *c, envelope *e) {
   e->job = c->job;
   e->rank = c->rank;
   e->epoch = c->epoch;
-  th_status status = r ? th_frame_pack(e, &r->bytes, &size) : TH_ERROR(RESOURCE_EXHAUSTED, "no memory");
+  th_status status = th_frame_pack(e, &frame, &size);
   if (status) {
     TH_LOG(ERROR, "%s", th_status_message(status));
     th_status_free(status);
-    free(r);
     connection_close(c);
     return;
   }
-  r->c = c;
-  c->writes++;
-  uv_buf_t buffer = uv_buf_init((char *)r->bytes, (unsigned)size);
-  if (uv_write(&r->request, (uv_stream_t *)&c->pipe, &buffer, 1, written)) written(&r->request, -1);
+  c->pending++;
+  c->how->send(c, frame, size);
 }
 
 void answer_error(connection *c, th_code code, const char *message, int32_t op, int32_t graph, const char *detail) {
@@ -99,7 +99,7 @@ static void refuse(connection *c, th_code code, const char *message) {
 /* An answer after which the connection is closed: what follows cannot be understood. */
 static void refuse_and_end(connection *c, th_code code, const char *message) {
   refuse(c, code, message);
-  uv_read_stop((uv_stream_t *)&c->pipe);
+  c->how->read_stop(c);
   c->ends = true;
 }
 
@@ -373,59 +373,14 @@ static bool serve(connection *c, envelope *e) {
 
 /* ---- in ---- */
 
-static void give_room(uv_handle_t *handle, size_t size, uv_buf_t *buffer) {
-  connection *c = handle->data;
-  buffer->base = (char *)th_frames_room(&c->frames, size);
-  buffer->len = buffer->base ? size : 0;
+void connection_received(connection *c, const uint8_t *bytes, size_t size) {
+  envelope *e;
+  th_status status = th_envelope_decode(bytes, size, &e);
+  if (status) connection_unreadable(c, status);
+  else if (!serve(c, e)) th_envelope_free(e);
 }
 
-static void received(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer) {
-  connection *c = stream->data;
-  (void)buffer;
-  if (n < 0) {
-    connection_close(c);
-    return;
-  }
-  th_frames_filled(&c->frames, (size_t)n);
-  while (!c->closing && !c->ends) {
-    const uint8_t *bytes;
-    size_t size;
-    envelope *e = NULL;
-    th_status status = th_frames_next(&c->frames, &bytes, &size);
-    if (!status && !bytes) return;
-    if (!status) status = th_envelope_decode(bytes, size, &e);
-    if (status) {
-      refuse_and_end(c, TH_CODE_INVALID_ARGUMENT, th_status_message(status));
-      th_status_free(status);
-      return;
-    }
-    if (!serve(c, e)) th_envelope_free(e);
-  }
-}
-
-void connection_accept(uv_stream_t *listener, int status) {
-  server *s = listener->data;
-  connection *c = status ? NULL : calloc(1, sizeof *c);
-  if (!c) return;
-  c->s = s;
-  c->rank = -1;
-  th_frames_init(&c->frames);
-  uv_pipe_init(s->loop, &c->pipe, 0);
-  c->pipe.data = c;
-  c->next = s->connections;
-  s->connections = c;
-  if (uv_accept(listener, (uv_stream_t *)&c->pipe)) {
-    connection_close(c);
-    return;
-  }
-  uv_os_fd_t fd;
-  struct ucred peer = {0};
-  socklen_t size = sizeof peer;
-  if (uv_fileno((uv_handle_t *)&c->pipe, &fd) || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) || peer.uid != s->scope.uid) {
-    TH_LOG(WARNING, "a connection of uid %u was refused", (unsigned)peer.uid);
-    s->n_refused++;
-    connection_close(c);
-    return;
-  }
-  uv_read_start((uv_stream_t *)&c->pipe, give_room, received);
+void connection_unreadable(connection *c, th_status why) {
+  refuse_and_end(c, TH_CODE_INVALID_ARGUMENT, th_status_message(why));
+  th_status_free(why);
 }

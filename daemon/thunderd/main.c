@@ -56,11 +56,6 @@ static int take_lock(const th_scope *scope, int how) {
 
 /* ---- serving ---- */
 
-static void loop_closed_all(uv_handle_t *handle, void *unused) {
-  (void)unused;
-  (void)handle;
-}
-
 void server_stop(server *s) {
   if (s->stopping) return;
   s->stopping = true;
@@ -68,13 +63,7 @@ void server_stop(server *s) {
   workers_end(s);
   uv_timer_stop(&s->idle);
   if (!uv_is_closing((uv_handle_t *)&s->listener)) uv_close((uv_handle_t *)&s->listener, NULL);
-  for (connection *c = s->connections; c; c = c->next) {
-    compile_leave(c);
-    uv_read_stop((uv_stream_t *)&c->pipe);
-    c->ends = true;
-    if (!c->writes) connection_close(c);
-  }
-  uv_walk(s->loop, loop_closed_all, NULL);
+  for (connection *c = s->connections; c; c = c->next) connection_end(c);
 }
 
 static void look_idle(uv_timer_t *timer) {
@@ -128,7 +117,7 @@ static th_status serve(server *s, int ready) {
   mode_t mask = umask(0177);
   int error = uv_pipe_bind(&s->listener, s->scope.socket);
   umask(mask);
-  if (!error) error = uv_listen((uv_stream_t *)&s->listener, 128, connection_accept);
+  if (!error) error = uv_listen((uv_stream_t *)&s->listener, 128, pipe_accept);
   if (error) return TH_ERROR(UNAVAILABLE, "cannot listen on %s: %s", s->scope.socket, uv_strerror(error));
   static uv_signal_t term, interrupt;
   uv_signal_init(s->loop, &term);

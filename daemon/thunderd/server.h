@@ -1,5 +1,6 @@
-/* The daemon: connections on a unix socket, compiles in worker processes, jobs, all on one libuv loop.
- * connections.c reads and answers requests; compiles.c owns workers; main.c starts, ensures and ends. */
+/* The daemon: connections, compiles in worker processes, jobs, all on one libuv loop.
+ * connections.c reads and answers requests; pipe.c is the unix socket they come over; compiles.c owns workers; main.c starts,
+ * ensures and ends. */
 #ifndef THUNDER_DAEMON_THUNDERD_SERVER_H
 #define THUNDER_DAEMON_THUNDERD_SERVER_H
 
@@ -33,13 +34,20 @@ typedef struct server {
   double compile_seconds;
 } server;
 
+/* How the messages of a connection travel. A transport allocates its connections (`connection` is its struct's first member), hands in what
+ * comes by connection_received, and gives the storage up after `close`. */
+typedef struct transport {
+  void (*send)(connection *c, uint8_t *frame, size_t size); /* takes over `frame` (th_frame_pack); connection_sent follows, maybe at once */
+  void (*read_stop)(connection *c);                         /* no further message is wanted */
+  void (*close)(connection *c);                             /* called once; connection_deinit follows later, never from within */
+} transport;
+
 struct connection {
   connection *next;
   server *s;
-  uv_pipe_t pipe;
-  th_frames frames;
-  bool greeted, same_build, closing, ends; /* ends: close once all is written */
-  uint32_t writes;
+  const transport *how;
+  bool greeted, same_build, closing, ends; /* ends: close once all is sent */
+  uint32_t pending;                        /* messages given to the transport and not yet sent */
   char *job, *kind;
   int32_t rank;
   uint32_t epoch, pid;
@@ -68,11 +76,19 @@ struct compile {
 };
 
 /* connections.c */
-void connection_accept(uv_stream_t *listener, int status);
-void connection_close(connection *c);
+void connection_init(connection *c, server *s, const transport *how);
+void connection_deinit(connection *c);
+void connection_received(connection *c, const uint8_t *bytes, size_t size); /* one message */
+void connection_unreadable(connection *c, th_status why);                   /* takes the status; the connection ends with it */
+void connection_sent(connection *c, bool ok);                               /* one of `pending`; not ok: the peer is gone */
+void connection_close(connection *c);                                       /* at once */
+void connection_end(connection *c);                                         /* when what is pending is sent */
 void answer_error(connection *c, th_code code, const char *message, int32_t op, int32_t graph, const char *detail);
 void answer_bytes(connection *c, const uint8_t *bytes, size_t size, const uint8_t *sha256, Thunder__Wire__Origin origin, double seconds);
 void answer_progress(connection *c, const char *stage, uint32_t done, uint32_t total);
+
+/* pipe.c */
+void pipe_accept(uv_stream_t *listener, int status);
 
 /* compiles.c */
 /* Takes over the buffers. The connection waits for the answer. */
