@@ -10,6 +10,11 @@
 #include "ir/base/log.h"
 
 typedef Thunder__Wire__Envelope envelope;
+enum {
+  CHUNKS_AHEAD = 2,   /* of an answer, with the transport: a reader that takes its time holds no more memory than these */
+  PROGRESS_AHEAD = 4, /* later ones are left out for a slow reader */
+  ANSWERS_AHEAD = 16, /* more pending, and no further message is read */
+};
 
 /* ---- out ---- */
 
@@ -35,24 +40,35 @@ void connection_deinit(connection *c) {
   c->s->quiet_since_ns = uv_hrtime();
 }
 
+static void drop_answer(connection *c) {
+  th_blob_drop(c->answer.blob);
+  c->answer.blob = NULL;
+}
+
 void connection_close(connection *c) {
   if (c->closing) return;
   c->closing = true;
   compile_leave(c);
+  drop_answer(c);
   c->how->close(c);
+}
+
+static void set_reading(connection *c, bool on) {
+  if (c->closing || c->ends || c->paused != on) return;
+  c->paused = !on;
+  c->how->read(c, on);
+}
+
+static void end_if_done(connection *c) {
+  if (c->ends && !c->pending && !c->answer.blob) connection_close(c);
 }
 
 void connection_end(connection *c) {
   if (c->closing) return;
   compile_leave(c);
-  c->how->read_stop(c);
+  set_reading(c, false);
   c->ends = true;
-  if (!c->pending) connection_close(c);
-}
-
-void connection_sent(connection *c, bool ok) {
-  c->pending--;
-  if (!ok || (c->ends && !c->pending)) connection_close(c);
+  end_if_done(c);
 }
 
 static void answer(connection *c, envelope *e) {
@@ -73,7 +89,7 @@ static void answer(connection *c, envelope *e) {
     connection_close(c);
     return;
   }
-  c->pending++;
+  if (++c->pending >= ANSWERS_AHEAD) set_reading(c, false);
   c->how->send(c, frame, size);
 }
 
@@ -99,7 +115,8 @@ static void refuse(connection *c, th_code code, const char *message) {
 /* An answer after which the connection is closed: what follows cannot be understood. */
 static void refuse_and_end(connection *c, th_code code, const char *message) {
   refuse(c, code, message);
-  c->how->read_stop(c);
+  drop_answer(c);
+  set_reading(c, false);
   c->ends = true;
 }
 
@@ -112,6 +129,7 @@ static void done(connection *c) {
 }
 
 void answer_progress(connection *c, const char *stage, uint32_t at, uint32_t total) {
+  if (c->pending > PROGRESS_AHEAD) return;
   envelope e = THUNDER__WIRE__ENVELOPE__INIT;
   Thunder__Wire__Progress p = THUNDER__WIRE__PROGRESS__INIT;
   p.stage = (char *)stage;
@@ -123,28 +141,49 @@ void answer_progress(connection *c, const char *stage, uint32_t at, uint32_t tot
   answer(c, &e);
 }
 
-void answer_bytes(connection *c, const uint8_t *bytes, size_t size, const uint8_t *sha256, Thunder__Wire__Origin origin, double seconds) {
-  size_t at = 0;
-  do {
+static void send_chunks(connection *c) {
+  while (c->answer.blob && c->pending < CHUNKS_AHEAD) {
     envelope e = THUNDER__WIRE__ENVELOPE__INIT;
     Thunder__Wire__Chunk chunk = THUNDER__WIRE__CHUNK__INIT;
-    size_t n = size - at < TH_CHUNK_BYTES_MAX ? size - at : TH_CHUNK_BYTES_MAX;
+    th_blob *blob = c->answer.blob;
+    size_t at = c->answer.at, n = blob->size - at < TH_CHUNK_BYTES_MAX ? blob->size - at : TH_CHUNK_BYTES_MAX;
     chunk.has_offset = chunk.has_total = chunk.has_bytes = chunk.has_last = 1;
     chunk.offset = at;
-    chunk.total = size;
-    chunk.bytes = (ProtobufCBinaryData){.len = n, .data = (uint8_t *)bytes + at};
-    chunk.last = at + n == size;
-    if (at == 0 && sha256) {
+    chunk.total = blob->size;
+    chunk.bytes = (ProtobufCBinaryData){.len = n, .data = blob->bytes + at};
+    chunk.last = at + n == blob->size;
+    if (at == 0 && c->answer.is_executable) {
       chunk.has_sha256 = chunk.has_origin = chunk.has_compile_seconds = 1;
-      chunk.sha256 = (ProtobufCBinaryData){.len = 32, .data = (uint8_t *)sha256};
-      chunk.origin = origin;
-      chunk.compile_seconds = seconds;
+      chunk.sha256 = (ProtobufCBinaryData){.len = 32, .data = c->answer.sha256};
+      chunk.origin = c->answer.origin;
+      chunk.compile_seconds = c->answer.seconds;
     }
     e.body_case = THUNDER__WIRE__ENVELOPE__BODY_CHUNK;
     e.chunk = &chunk;
     answer(c, &e);
-    at += n;
-  } while (at < size);
+    c->answer.at += n;
+    if (chunk.last) drop_answer(c);
+  }
+}
+
+void answer_bytes(connection *c, th_blob *blob, const uint8_t *sha256, Thunder__Wire__Origin origin, double seconds) {
+  if (c->closing) return;
+  c->answer.blob = th_blob_hold(blob);
+  c->answer.at = 0;
+  c->answer.is_executable = sha256 != NULL;
+  c->answer.origin = origin;
+  c->answer.seconds = seconds;
+  if (sha256) memcpy(c->answer.sha256, sha256, 32);
+  send_chunks(c);
+}
+
+void connection_sent(connection *c, bool ok) {
+  c->pending--;
+  if (!ok) connection_close(c);
+  if (c->closing) return;
+  send_chunks(c);
+  if (c->pending < ANSWERS_AHEAD / 2) set_reading(c, true);
+  end_if_done(c);
 }
 
 /* ---- requests ---- */
@@ -184,7 +223,7 @@ static void hello(connection *c, const envelope *e) {
 static bool answer_known(connection *c, const uint8_t *digest, bool counted) {
   th_cached found;
   if (!th_cache_get(c->s->cache, digest, counted, &found)) return false;
-  answer_bytes(c, found.bytes, found.size, found.sha256, found.from_disk ? THUNDER__WIRE__ORIGIN__ORIGIN_DISK : THUNDER__WIRE__ORIGIN__ORIGIN_MEMORY, found.seconds);
+  answer_bytes(c, found.blob, found.sha256, found.from_disk ? THUNDER__WIRE__ORIGIN__ORIGIN_DISK : THUNDER__WIRE__ORIGIN__ORIGIN_MEMORY, found.seconds);
   return true;
 }
 
@@ -313,7 +352,7 @@ static bool serve(connection *c, envelope *e) {
     refuse(c, TH_CODE_FAILED_PRECONDITION, "another build may not compile here");
     return false;
   }
-  if (compiles && (c->waiting || c->collecting)) {
+  if (compiles && (c->waiting || c->collecting || c->answer.blob)) {
     refuse_and_end(c, TH_CODE_FAILED_PRECONDITION, "a connection carries one request at a time");
     return false;
   }
@@ -336,8 +375,9 @@ static bool serve(connection *c, envelope *e) {
       break;
     case THUNDER__WIRE__ENVELOPE__BODY_CHUNK: chunk(c, e->chunk); break;
     case THUNDER__WIRE__ENVELOPE__BODY_CANCEL:
-      if (c->waiting) {
+      if (c->waiting || c->answer.blob) {
         compile_leave(c);
+        drop_answer(c);
         answer_error(c, TH_CODE_CANCELLED, "the request was given up", -1, -1, NULL);
       }
       break;

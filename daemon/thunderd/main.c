@@ -22,6 +22,7 @@
 #include "ir/base/log.h"
 
 extern char **environ;
+enum { END_WAITS_MS = 1000 };
 
 static double number(const char *name, double fallback) {
   const char *text = getenv(name);
@@ -56,12 +57,19 @@ static int take_lock(const th_scope *scope, int how) {
 
 /* ---- serving ---- */
 
+/* Who has not taken its answers by now does not hold the daemon up. */
+static void end_waited(uv_timer_t *timer) {
+  server *s = timer->data;
+  for (connection *c = s->connections; c; c = c->next) connection_close(c);
+}
+
 void server_stop(server *s) {
   if (s->stopping) return;
   s->stopping = true;
   unlink(s->scope.socket);
   workers_end(s);
-  uv_timer_stop(&s->idle);
+  uv_timer_start(&s->idle, end_waited, END_WAITS_MS, 0);
+  uv_unref((uv_handle_t *)&s->idle);
   if (!uv_is_closing((uv_handle_t *)&s->listener)) uv_close((uv_handle_t *)&s->listener, NULL);
   for (connection *c = s->connections; c; c = c->next) connection_end(c);
 }

@@ -18,8 +18,6 @@ static void closed(uv_handle_t *handle) {
 
 static void pipe_close(connection *c) { uv_close((uv_handle_t *)&((pipe_connection *)c)->pipe, closed); }
 
-static void pipe_read_stop(connection *c) { uv_read_stop((uv_stream_t *)&((pipe_connection *)c)->pipe); }
-
 static void written(uv_write_t *request, int status) {
   write_request *r = (write_request *)request;
   connection *c = r->c;
@@ -41,7 +39,17 @@ static void pipe_send(connection *c, uint8_t *frame, size_t size) {
   if (uv_write(&r->request, (uv_stream_t *)&((pipe_connection *)c)->pipe, &buffer, 1, written)) written(&r->request, -1);
 }
 
-static const transport over_pipe = {.send = pipe_send, .read_stop = pipe_read_stop, .close = pipe_close};
+static void hand_in(pipe_connection *p) {
+  connection *c = &p->c;
+  while (!c->closing && !c->ends && !c->paused) {
+    const uint8_t *bytes;
+    size_t size;
+    th_status status = th_frames_next(&p->frames, &bytes, &size);
+    if (status) connection_unreadable(c, status);
+    else if (!bytes) return;
+    else connection_received(c, bytes, size);
+  }
+}
 
 static void give_room(uv_handle_t *handle, size_t size, uv_buf_t *buffer) {
   pipe_connection *p = handle->data;
@@ -51,22 +59,26 @@ static void give_room(uv_handle_t *handle, size_t size, uv_buf_t *buffer) {
 
 static void received(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer) {
   pipe_connection *p = stream->data;
-  connection *c = &p->c;
   (void)buffer;
   if (n < 0) {
-    connection_close(c);
+    connection_close(&p->c);
     return;
   }
   th_frames_filled(&p->frames, (size_t)n);
-  while (!c->closing && !c->ends) {
-    const uint8_t *bytes;
-    size_t size;
-    th_status status = th_frames_next(&p->frames, &bytes, &size);
-    if (status) connection_unreadable(c, status);
-    else if (!bytes) return;
-    else connection_received(c, bytes, size);
-  }
+  hand_in(p);
 }
+
+static void pipe_read(connection *c, bool on) {
+  pipe_connection *p = (pipe_connection *)c;
+  if (!on) {
+    uv_read_stop((uv_stream_t *)&p->pipe);
+    return;
+  }
+  uv_read_start((uv_stream_t *)&p->pipe, give_room, received);
+  hand_in(p); /* what had come already */
+}
+
+static const transport over_pipe = {.send = pipe_send, .read = pipe_read, .close = pipe_close};
 
 void pipe_accept(uv_stream_t *listener, int status) {
   server *s = listener->data;

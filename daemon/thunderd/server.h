@@ -38,7 +38,7 @@ typedef struct server {
  * comes by connection_received, and gives the storage up after `close`. */
 typedef struct transport {
   void (*send)(connection *c, uint8_t *frame, size_t size); /* takes over `frame` (th_frame_pack); connection_sent follows, maybe at once */
-  void (*read_stop)(connection *c);                         /* no further message is wanted */
+  void (*read)(connection *c, bool on);                     /* whether further messages are wanted; at first they are */
   void (*close)(connection *c);                             /* called once; connection_deinit follows later, never from within */
 } transport;
 
@@ -47,7 +47,9 @@ struct connection {
   server *s;
   const transport *how;
   bool greeted, same_build, closing, ends; /* ends: close once all is sent */
+  bool paused;                             /* the peer does not read what it is answered */
   uint32_t pending;                        /* messages given to the transport and not yet sent */
+  struct { th_blob *blob; size_t at; bool is_executable; uint8_t sha256[32]; Thunder__Wire__Origin origin; double seconds; } answer; /* under way */
   char *job, *kind;
   int32_t rank;
   uint32_t epoch, pid;
@@ -84,7 +86,8 @@ void connection_sent(connection *c, bool ok);                               /* o
 void connection_close(connection *c);                                       /* at once */
 void connection_end(connection *c);                                         /* when what is pending is sent */
 void answer_error(connection *c, th_code code, const char *message, int32_t op, int32_t graph, const char *detail);
-void answer_bytes(connection *c, const uint8_t *bytes, size_t size, const uint8_t *sha256, Thunder__Wire__Origin origin, double seconds);
+/* Holds the blob until the peer has taken it, chunk by chunk. */
+void answer_bytes(connection *c, th_blob *blob, const uint8_t *sha256, Thunder__Wire__Origin origin, double seconds);
 void answer_progress(connection *c, const char *stage, uint32_t done, uint32_t total);
 
 /* pipe.c */
