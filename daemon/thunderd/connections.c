@@ -60,14 +60,20 @@ static void set_reading(connection *c, bool on) {
 }
 
 static void end_if_done(connection *c) {
-  if (c->ends && !c->pending && !c->answer.blob) connection_close(c);
+  if ((c->ends || (c->half_closed && !c->waiting)) && !c->pending && !c->answer.blob) connection_close(c);
 }
 
-void connection_end(connection *c) {
-  if (c->closing) return;
-  compile_leave(c);
+static void set_end(connection *c, th_code code, const char *text) {
   set_reading(c, false);
   c->ends = true;
+  c->end_code = code;
+  snprintf(c->end_text, sizeof c->end_text, "%s", text);
+}
+
+void connection_end(connection *c, th_code code, const char *text) {
+  if (c->closing) return;
+  compile_leave(c);
+  if (!c->ends) set_end(c, code, text);
   end_if_done(c);
 }
 
@@ -116,8 +122,7 @@ static void refuse(connection *c, th_code code, const char *message) {
 static void refuse_and_end(connection *c, th_code code, const char *message) {
   refuse(c, code, message);
   drop_answer(c);
-  set_reading(c, false);
-  c->ends = true;
+  set_end(c, code, message);
 }
 
 static void done(connection *c) {
@@ -307,6 +312,7 @@ static void status_reply(connection *c) {
   SET(idle_limit_seconds, s->idle_limit); SET(connections, connections); SET(jobs, jobs); SET(workers, workers_alive(s)); SET(workers_max, s->workers_max);
   SET(compiles_running, compiles_counted(s, true)); SET(compiles_queued, compiles_counted(s, false)); SET(compiles, s->n_compiles); SET(compiles_failed, s->n_failed);
   SET(compiles_cancelled, s->n_cancelled); SET(compile_timeouts, s->n_timeouts); SET(worker_crashes, s->n_crashes); SET(requests, s->n_requests);
+  r.listen = remote_addresses(s->remote, &r.n_listen);
   SET(requests_refused, s->n_refused); SET(compile_seconds, s->compile_seconds); SET(memory_bytes, resident());
 #undef SET
   th_cache_fill(s->cache, &cache);
@@ -339,6 +345,11 @@ static void list_jobs(connection *c) {
   free(list.jobs);
 }
 
+static bool is_for_the_own_socket(Thunder__Wire__Envelope__BodyCase what) {
+  return what == THUNDER__WIRE__ENVELOPE__BODY_REGISTER_JOB || what == THUNDER__WIRE__ENVELOPE__BODY_UNREGISTER_JOB || what == THUNDER__WIRE__ENVELOPE__BODY_CACHE_CLEAR ||
+         what == THUNDER__WIRE__ENVELOPE__BODY_STOP;
+}
+
 /* Returns true when the envelope is kept. */
 static bool serve(connection *c, envelope *e) {
   if (e->body_case != THUNDER__WIRE__ENVELOPE__BODY_CHUNK) c->s->n_requests++;
@@ -354,6 +365,10 @@ static bool serve(connection *c, envelope *e) {
   }
   if (compiles && (c->waiting || c->collecting || c->answer.blob)) {
     refuse_and_end(c, TH_CODE_FAILED_PRECONDITION, "a connection carries one request at a time");
+    return false;
+  }
+  if (c->how->is_remote && is_for_the_own_socket(e->body_case)) {
+    refuse(c, TH_CODE_PERMISSION_DENIED, "jobs, the cache and the daemon's end are for its own socket alone (thunderctl on its host)");
     return false;
   }
   switch (e->body_case) {
@@ -423,4 +438,12 @@ void connection_received(connection *c, const uint8_t *bytes, size_t size) {
 void connection_unreadable(connection *c, th_status why) {
   refuse_and_end(c, TH_CODE_INVALID_ARGUMENT, th_status_message(why));
   th_status_free(why);
+}
+
+void connection_half_closed(connection *c) {
+  c->half_closed = true;
+  if (c->ends || c->closing) return;
+  if (!c->greeted) refuse_and_end(c, TH_CODE_FAILED_PRECONDITION, "the first message must be Hello");
+  else if (c->collecting) refuse_and_end(c, TH_CODE_INVALID_ARGUMENT, "the messages end before the job does");
+  end_if_done(c);
 }

@@ -90,16 +90,17 @@ class Place:
     def cache_files(self):
         return [os.path.join(at, f) for at, _, files in os.walk(self.env["THUNDER_CACHE_DIR"]) for f in files]
 
-    def job(self, monkeypatch):
-        """The bytes of a real CompileJob, as the client would send them."""
+    def job(self, monkeypatch, n=4):
+        """The bytes of a real CompileJob, as the client would send them; another one for another n."""
         import torch
 
         import thunder
         jobs = []
+        torch.compiler.reset()  # or it gives a function up that was captured too often
         with monkeypatch.context() as m:
             m.setattr(client, "compile_job", lambda job, progress=None: jobs.append(job) or (_ for _ in ()).throw(client.DaemonError("kept")))
             with pytest.raises(Exception):
-                thunder.compile(lambda a, b: torch.softmax(a @ b, -1).sum(0), fullgraph=True)(torch.ones(3, 4), torch.ones(4, 5))
+                thunder.compile(lambda a, b: torch.softmax(a @ b, -1).sum(0), fullgraph=True)(torch.ones(3, n), torch.ones(n, 5))
         return jobs[0]
 
     def large_result(self, monkeypatch, size):
