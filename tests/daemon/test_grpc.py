@@ -424,7 +424,7 @@ call.receive()
 
 @pytest.mark.parametrize("how", ["TERM", "stop"])
 def test_the_end_does_not_wait_for_callers(listening, place, monkeypatch, how):
-    digest, _ = place.large_result(monkeypatch, 64 << 20)
+    digest, _ = place.large_result(monkeypatch, 16 << 20)
     place.ctl("stop")
     place.wait(lambda: not place.processes())
     d = listening(tls=True, THUNDER_FAILPOINTS="worker.compile=sleep:60000")
@@ -437,7 +437,7 @@ def test_the_end_does_not_wait_for_callers(listening, place, monkeypatch, how):
     calls.append(d.call("tls"))
     host, port = d.listens[1].split(":")
     half = socket.create_connection((host, int(port)), 10)  # a handshake that never comes
-    time.sleep(0.5)
+    place.wait(lambda: place.number(r"hits\s+(\d+) memory") == 1, 20)  # the daemon has read the result, and is not busy
     start = time.time()
     if how == "TERM":
         d.process.send_signal(signal.SIGTERM)
