@@ -91,6 +91,8 @@ static void answer(connection *c, envelope *e) {
   th_status status = th_frame_pack(e, &frame, &size);
   if (status) {
     TH_LOG(ERROR, "%s", th_status_message(status));
+    c->end_code = th_status_code(status);
+    snprintf(c->end_text, sizeof c->end_text, "%s", th_status_message(status));
     th_status_free(status);
     connection_close(c);
     return;
@@ -442,7 +444,6 @@ void connection_unreadable(connection *c, th_status why) {
 
 void connection_half_closed(connection *c) {
   c->half_closed = true;
-  if (c->ends || c->closing) return;
   if (!c->greeted) refuse_and_end(c, TH_CODE_FAILED_PRECONDITION, "the first message must be Hello");
   else if (c->collecting) refuse_and_end(c, TH_CODE_INVALID_ARGUMENT, "the messages end before the job does");
   end_if_done(c);

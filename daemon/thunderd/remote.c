@@ -67,7 +67,10 @@ static void *accepted(void *user, th_grpc_call *from, const char *peer) {
     r->s->n_refused++;
     return NULL;
   }
-  TH_LOG(INFO, "a call of %s", peer);
+  char who[300];
+  snprintf(who, sizeof who, "%s", peer);
+  th_utf8_clean(who);
+  TH_LOG(INFO, "a call of %s", who);
   connection_init(&k->c, r->s, &over_grpc);
   k->call = from;
   k->moved_ns = uv_hrtime();
@@ -80,12 +83,10 @@ static void received(void *user, const uint8_t *message, size_t size) {
   call *k = user;
   k->receiving = false;
   k->moved_ns = uv_hrtime();
-  if (!message) {
-    connection_half_closed(&k->c);
-    return;
-  }
-  connection_received(&k->c, message, size);
-  if (!k->c.closing && !k->c.ends && !k->c.paused) call_read(&k->c, true);
+  if (k->c.closing || k->c.ends) return;
+  if (message) connection_received(&k->c, message, size);
+  else connection_half_closed(&k->c);
+  if (message && !k->c.closing && !k->c.ends && !k->c.paused) call_read(&k->c, true);
 }
 
 static void sent(void *user, bool ok) {

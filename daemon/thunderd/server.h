@@ -90,7 +90,7 @@ void connection_deinit(connection *c);
 void connection_received(connection *c, const uint8_t *bytes, size_t size); /* one message */
 void connection_unreadable(connection *c, th_status why);                   /* takes the status; the connection ends with it */
 void connection_sent(connection *c, bool ok);                               /* one of `pending`; not ok: the peer is gone */
-void connection_half_closed(connection *c);                                 /* the peer sends no more: the connection ends with its answer */
+void connection_half_closed(connection *c);                                 /* the peer sends no more: the connection ends with its answers */
 void connection_close(connection *c);                                       /* at once */
 void connection_end(connection *c, th_code code, const char *text);         /* when what is pending is sent */
 void answer_error(connection *c, th_code code, const char *message, int32_t op, int32_t graph, const char *detail);
