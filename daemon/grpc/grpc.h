@@ -1,7 +1,7 @@
 /* gRPC behind a small interface: a server, its calls, their messages as bytes. One method is served, a stream of messages each
  * way; what they mean is the caller's.
  *
- * thunderd does not link gRPC, which is 55 libraries, 20 MB and ten threads. grpc.c alone includes its headers and is
+ * thunderd does not link gRPC, which is fifty libraries, 20 MB and nine threads. grpc.c alone includes its headers and is
  * libthunder_grpc.so, which daemon/thunderd/remote.c opens when there is a --listen, and never closes. The library knows no libuv:
  * it has a descriptor that becomes readable when there is something to tell, and `dispatch` tells it.
  *

@@ -233,7 +233,7 @@ static char *absolute(const char *prefix, const char *path) {
 
 int main(int argc, char **argv) {
   bool is_ensure = false, foreground = false, child = false, wrong = argc < 2;
-  listening listens = {.n = 0};
+  static listening listens;
   server *s = calloc(1, sizeof *s);
   th_log_name_set("thunderd");
   for (int i = 1; i < argc && !wrong; i++) {

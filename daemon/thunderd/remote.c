@@ -107,8 +107,9 @@ static void over(void *user) {
 /* No call waits for its peer for ever: for a first message, the rest of a job, the next request, an answer's reader, or the end to be taken. */
 static void look_at_calls(uv_timer_t *timer) {
   remote *r = timer->data;
-  uint64_t now = uv_hrtime();
   char text[200];
+  r->api->dispatch(r->g); /* what came while the loop was busy came in time */
+  uint64_t now = uv_hrtime();
   for (connection *c = r->s->connections; c; c = c->next) {
     call *k = (call *)c;
     if (c->how != &over_grpc || k->over) continue;
