@@ -283,7 +283,9 @@ static void tell(th_grpc *g, op *o) {
       if (!g->destroyed) request_call(g);
       c->refs--; /* that of a call not over; this op's own goes below */
       break;
-    case OP_STOPPED: g->o.events.stopped(g->o.user); return;
+    case OP_STOPPED:
+      if (!g->destroyed) g->o.events.stopped(g->o.user);
+      return;
   }
   release(c);
 }
@@ -316,12 +318,24 @@ static void block_signals(sigset_t *old) {
   pthread_sigmask(SIG_SETMASK, &all, old);
 }
 
+static void server_stop(th_grpc *g) {
+  if (g->stopping) return;
+  g->stopping = true;
+  grpc_server_shutdown_and_notify(g->server, g->queue, &g->stopped);
+}
+
+static void server_cancel_all(th_grpc *g) { grpc_server_cancel_all_calls(g->server); }
+
 static void server_destroy(th_grpc *g) {
   if (!g) return;
   g->destroyed = true;
   if (!g->started && g->server) { /* gRPC wants a shutdown before destroy even so */
     grpc_server_shutdown_and_notify(g->server, g->queue, &g->stopped);
     grpc_completion_queue_next(g->queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+  }
+  if (g->started && !g->stopping) {
+    server_stop(g);
+    server_cancel_all(g);
   }
   if (g->queue) grpc_completion_queue_shutdown(g->queue);
   if (g->started) pthread_join(g->thread, NULL);
@@ -432,14 +446,6 @@ static th_status server_start(th_grpc *g) {
   request_call(g);
   return TH_OK;
 }
-
-static void server_stop(th_grpc *g) {
-  if (g->stopping) return;
-  g->stopping = true;
-  grpc_server_shutdown_and_notify(g->server, g->queue, &g->stopped);
-}
-
-static void server_cancel_all(th_grpc *g) { grpc_server_cancel_all_calls(g->server); }
 
 static const th_grpc_api api = {
     .build = THUNDER_BUILD_ID,

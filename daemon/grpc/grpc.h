@@ -52,7 +52,7 @@ typedef struct th_grpc_api {
   void (*dispatch)(th_grpc *g);
   void (*stop)(th_grpc *g);       /* no new calls; those under way go on; `stopped` follows */
   void (*cancel_all)(th_grpc *g); /* ends what goes on: each call is `over` soon */
-  void (*destroy)(th_grpc *g);    /* after `stopped`, or before start; NULL is fine */
+  void (*destroy)(th_grpc *g);    /* no further event; calls under way are cut off; NULL is fine */
 
   void (*receive)(th_grpc_call *call); /* asks for one message; `received` follows unless the call is over first. Not again before that */
   /* Sends `size` bytes at `message`, which lie in the malloc'ed `block`; takes the block over. Any number may wait, in order: the caller bounds them. */

@@ -18,7 +18,7 @@
 enum {
   CALLS_MAX = 256,           /* at once */
   CALLS_OF_CONNECTION = 64,  /* one HTTP/2 connection's share */
-  END_WAITS_MS = 2000,       /* for a peer to take the end of its call */
+  CLOSE_WAITS_MS = 2000,     /* for a peer to take the end of its call */
   PEM_BYTES_MAX = 1 << 20,
 };
 
@@ -114,7 +114,7 @@ static void look_at_calls(uv_timer_t *timer) {
     call *k = (call *)c;
     if (c->how != &over_grpc || k->over) continue;
     double quiet = (double)(now - k->moved_ns) * 1e-9;
-    if (c->closing && quiet * 1000 > END_WAITS_MS) r->api->cancel(k->call, c->end_code ? c->end_code : TH_CODE_CANCELLED, c->end_text);
+    if (c->closing && quiet * 1000 > CLOSE_WAITS_MS) r->api->cancel(k->call, c->end_code ? c->end_code : TH_CODE_CANCELLED, c->end_text);
     if (c->closing || quiet < r->call_limit || (c->waiting && !c->pending)) continue;
     snprintf(text, sizeof text, "the caller %s for %.0f s; THUNDER_CALL_TIMEOUT sets the limit", c->pending ? "took no answer" : "sent nothing", quiet);
     r->s->n_refused++;

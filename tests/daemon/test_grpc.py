@@ -474,6 +474,15 @@ def test_the_socket_and_its_folder(listening, place):
     d.alive()
 
 
+def test_the_own_socket_that_cannot_be_made(place):
+    """What listens already is closed again."""
+    os.makedirs(place.ctl("socket").stdout.strip(), mode=0o700)  # a folder stands in its place
+    os.chmod(os.path.dirname(place.ctl("socket").stdout.strip()), 0o700)
+    done = thunderd(place, "--listen", f"unix:{place.folder}/s")
+    assert done.returncode == 1 and "cannot listen on" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not os.path.exists(os.path.join(place.folder, "s"))
+
+
 def thunderd(place, *args, **env):
     return subprocess.run([os.path.join(BIN, "thunderd"), *args], env={**place.env, **env}, capture_output=True, text=True, timeout=20)
 
