@@ -61,6 +61,7 @@ def lay_out(build, package):
     for name in (*PROGRAMS, "build-id"):
         shutil.copy(os.path.join(build, "bin", name), os.path.join(package, "bin"))
     shutil.copy(os.path.join(build, "lib", "libthunder_mpi.so"), package)
+    shutil.copy(os.path.join(build, "lib", "libthunder_grpc.so"), os.path.join(package, "lib"))
     for name in ("LICENSE", "NOTICE"):
         shutil.copy(os.path.join(ROOT, name), os.path.join(package, "licenses"))
 
@@ -83,7 +84,7 @@ def gather(package):
     for path in glob.glob(os.path.join(os.path.dirname(os.path.realpath(pmix)), "pmix", "pmix_mca_*.so")):
         if "slurm" not in path:
             shutil.copy(path, os.path.join(lib, "pmix"))
-    elf = [os.path.join(package, "_C.abi3.so"), os.path.join(package, "libthunder_mpi.so"), *(os.path.join(package, "bin", p) for p in PROGRAMS), *glob.glob(os.path.join(lib, "openmpi", "*.so")), *glob.glob(os.path.join(lib, "pmix", "*.so"))]
+    elf = [os.path.join(package, "_C.abi3.so"), os.path.join(package, "libthunder_mpi.so"), os.path.join(lib, "libthunder_grpc.so"), *(os.path.join(package, "bin", p) for p in PROGRAMS), *glob.glob(os.path.join(lib, "openmpi", "*.so")), *glob.glob(os.path.join(lib, "pmix", "*.so"))]
     sources = {}
     for path in elf:
         sources.update(needed(path))

@@ -7,7 +7,7 @@
 set -euo pipefail
 
 PACKAGES=(build-essential cmake ninja-build pkg-config protobuf-compiler protobuf-c-compiler libprotobuf-c-dev libuv1-dev
-          libpmix-dev libopenmpi-dev openmpi-bin libdnnl-dev libopenblas-dev libgrpc-dev libcriterion-dev
+          libpmix-dev libopenmpi-dev openmpi-bin libopenblas-dev libgrpc-dev libcriterion-dev openssl
           python3 python3-dev python3-venv)
 
 system() {
@@ -18,6 +18,7 @@ system() {
       python3 | python3-dev | python3-venv) command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null && continue ;;
       build-essential) command -v gcc >/dev/null && command -v g++ >/dev/null && command -v make >/dev/null && continue ;;
       cmake) command -v cmake >/dev/null && continue ;;
+      openssl) command -v openssl >/dev/null && continue ;; # the tests of thunderd --listen make certificates
       ninja-build) command -v ninja >/dev/null && continue ;;
     esac
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

@@ -33,7 +33,9 @@ static void print_cache(const Thunder__Wire__CacheStatReply *c) {
 static void print_status(const Thunder__Wire__StatusReply *s) {
   printf("daemon     pid %u on %s, up %.0f s, the %u. of its scope, %.1f MB\n", s->pid, s->host, s->uptime_seconds, s->epoch, (double)s->memory_bytes * 1e-6);
   printf("build      %s\nsocket     %s\nlog        %s\n", s->build, s->socket, s->log);
-  printf("idle exit  after %.0f s\n", s->idle_limit_seconds);
+  for (size_t i = 0; i < s->n_listen; i++) printf("listen     %s\n", s->listen[i]);
+  if (s->n_listen) puts("idle exit  none, it listens");
+  else printf("idle exit  after %.0f s\n", s->idle_limit_seconds);
   printf("now        %u connections, %u jobs, %u of %u workers, %u compiles running, %u queued\n", s->connections, s->jobs, s->workers, s->workers_max, s->compiles_running, s->compiles_queued);
   printf("compiles   %llu in %.1f s; failed %llu, cancelled %llu, timed out %llu, workers crashed %llu\n", (unsigned long long)s->compiles, s->compile_seconds, (unsigned long long)s->compiles_failed,
          (unsigned long long)s->compiles_cancelled, (unsigned long long)s->compile_timeouts, (unsigned long long)s->worker_crashes);

@@ -19,8 +19,7 @@
 typedef struct entry {
   struct entry *next, *prev; /* most recent first */
   uint8_t digest[32], sha256[32];
-  uint8_t *bytes;
-  size_t size;
+  th_blob *blob;
   double seconds;
 } entry;
 
@@ -50,6 +49,24 @@ static void seal(const header *h, const uint8_t *sha256, uint8_t *out) {
   th_sha256_update(&hash, &h->seconds, sizeof h->seconds);
   th_sha256_update(&hash, sha256, 32);
   th_sha256_finish(&hash, out);
+}
+
+th_blob *th_blob_make(uint8_t *bytes, size_t size) {
+  th_blob *b = malloc(sizeof *b);
+  if (b) *b = (th_blob){.holders = 1, .size = size, .bytes = bytes};
+  else free(bytes);
+  return b;
+}
+
+th_blob *th_blob_hold(th_blob *b) {
+  b->holders++;
+  return b;
+}
+
+void th_blob_drop(th_blob *b) {
+  if (!b || --b->holders) return;
+  free(b->bytes);
+  free(b);
 }
 
 /* A compiler that was replaced, or another one on a shared home, makes other code of the same job. */
@@ -135,9 +152,9 @@ th_status th_cache_open(const char *directory, uint64_t disk_max, uint64_t memor
 static void drop(th_cache *c, entry *e) {
   e->next->prev = e->prev;
   e->prev->next = e->next;
-  c->memory_bytes -= e->size;
+  c->memory_bytes -= e->blob->size;
   c->memory_entries--;
-  free(e->bytes);
+  th_blob_drop(e->blob);
   free(e);
 }
 
@@ -153,29 +170,29 @@ static entry *in_memory(th_cache *c, const uint8_t *digest) {
   return NULL;
 }
 
-static entry *insert(th_cache *c, const uint8_t *digest, uint8_t *bytes, size_t size, double seconds, const uint8_t *sha256) {
-  entry *e = calloc(1, sizeof *e), *old = in_memory(c, digest);
+/* Takes over one hold of the blob. */
+static entry *insert(th_cache *c, const uint8_t *digest, th_blob *blob, double seconds, const uint8_t *sha256) {
+  entry *e = blob ? calloc(1, sizeof *e) : NULL, *old = in_memory(c, digest);
   if (old) drop(c, old);
   if (!e) {
-    free(bytes);
+    th_blob_drop(blob);
     return NULL;
   }
   memcpy(e->digest, digest, 32);
   memcpy(e->sha256, sha256, 32);
-  e->bytes = bytes;
-  e->size = size;
+  e->blob = blob;
   e->seconds = seconds;
   e->next = c->head.next;
   e->prev = &c->head;
   e->next->prev = e->prev->next = e;
-  c->memory_bytes += size;
+  c->memory_bytes += blob->size;
   c->memory_entries++;
   while (c->memory_bytes > c->memory_max && c->head.prev != e) drop(c, c->head.prev);
   return e;
 }
 
 static void show(const entry *e, bool from_disk, th_cached *out) {
-  *out = (th_cached){.bytes = e->bytes, .size = e->size, .seconds = e->seconds, .from_disk = from_disk};
+  *out = (th_cached){.blob = e->blob, .seconds = e->seconds, .from_disk = from_disk};
   memcpy(out->sha256, e->sha256, 32);
 }
 
@@ -219,7 +236,7 @@ static entry *read_disk(th_cache *c, const uint8_t *digest) {
     c->corrupt++;
     return NULL;
   }
-  return insert(c, digest, bytes, h.size, h.seconds, sum);
+  return insert(c, digest, th_blob_make(bytes, h.size), h.seconds, sum);
 }
 
 bool th_cache_get(th_cache *c, const uint8_t named[32], bool counted, th_cached *out) {
@@ -269,7 +286,7 @@ static void find_oldest(th_cache *c, const char *path, const struct stat *s, voi
 
 static bool write_disk(th_cache *c, const entry *e) {
   char path[TH_PATH_MAX + 100], temporary[TH_PATH_MAX + 140], *slash;
-  header h = {.size = e->size, .seconds = e->seconds};
+  header h = {.size = e->blob->size, .seconds = e->seconds};
   memcpy(h.magic, magic, 8);
   memcpy(h.digest, e->digest, 32);
   seal(&h, e->sha256, h.check);
@@ -285,7 +302,7 @@ static bool write_disk(th_cache *c, const entry *e) {
   snprintf(temporary, sizeof temporary, "%.*s/.%d.%llx", (int)(slash - path), path, (int)getpid(), (unsigned long long)c->stores + c->store_failures);
   int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) return false;
-  bool ok = write_whole(fd, &h, sizeof h) && write_whole(fd, e->bytes, e->size) && !fsync(fd);
+  bool ok = write_whole(fd, &h, sizeof h) && write_whole(fd, e->blob->bytes, e->blob->size) && !fsync(fd);
   ok = !close(fd) && ok;
   TH_FAILPOINT("cache.rename");
   struct stat old;
@@ -297,7 +314,7 @@ static bool write_disk(th_cache *c, const entry *e) {
     return false;
   }
   if (replaces) forget(c, (uint64_t)old.st_size);
-  c->disk_bytes += sizeof h + e->size;
+  c->disk_bytes += sizeof h + e->blob->size;
   c->disk_entries++;
   while (c->disk_bytes > c->disk_max) {
     oldest o = {{0}, {0}, 0};
@@ -309,20 +326,13 @@ static bool write_disk(th_cache *c, const entry *e) {
   return true;
 }
 
-void th_cache_put(th_cache *c, const uint8_t named[32], const uint8_t *bytes, size_t size, double seconds, th_cached *out) {
-  uint8_t digest[32], sum[32], *copy = malloc(size ? size : 1);
+void th_cache_put(th_cache *c, const uint8_t named[32], th_blob *blob, const uint8_t sha256[32], double seconds) {
+  uint8_t digest[32];
   key_of(c, named, digest);
-  th_sha256_of(bytes, size, sum);
-  *out = (th_cached){.bytes = bytes, .size = size, .seconds = seconds};
-  memcpy(out->sha256, sum, 32);
-  if (!copy) return;
-  memcpy(copy, bytes, size);
-  entry *e = insert(c, digest, copy, size, seconds, sum);
-  if (!e) return;
-  if (!c->no_disk) {
-    if (write_disk(c, e)) c->stores++;
-    else c->store_failures++;
-  }
+  entry *e = insert(c, digest, th_blob_hold(blob), seconds, sha256);
+  if (!e || c->no_disk) return;
+  if (write_disk(c, e)) c->stores++;
+  else c->store_failures++;
 }
 
 static void remove_file(th_cache *c, const char *path, const struct stat *s, void *user) {

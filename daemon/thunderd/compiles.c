@@ -59,19 +59,21 @@ static void fail(server *s, compile *k, th_code code, const char *message, int32
   compile_free(s, k);
 }
 
-static void succeed(server *s, compile *k, const uint8_t *bytes, size_t size) {
+/* Takes over the blob. */
+static void succeed(server *s, compile *k, th_blob *blob) {
   double seconds = (double)(uv_hrtime() - k->started_ns) * 1e-9;
-  th_cached stored = {.bytes = bytes, .size = size, .seconds = seconds};
+  uint8_t sha256[32];
   s->n_compiles += !k->dump;
   s->compile_seconds += seconds;
-  if (!k->dump && !k->no_cache) th_cache_put(s->cache, k->digest, bytes, size, seconds, &stored);
-  else if (!k->dump) th_sha256_of(bytes, size, stored.sha256);
+  if (!k->dump) th_sha256_of(blob->bytes, blob->size, sha256);
+  if (!k->dump && !k->no_cache) th_cache_put(s->cache, k->digest, blob, sha256, seconds);
   Thunder__Wire__Origin origin = THUNDER__WIRE__ORIGIN__ORIGIN_COMPILED;
   for (connection *c = take_waiters(k), *next; c; c = next) {
     next = c->next_waiter;
-    answer_bytes(c, stored.bytes, size, k->dump ? NULL : stored.sha256, k->dump ? 0 : origin, seconds);
+    answer_bytes(c, blob, k->dump ? NULL : sha256, k->dump ? 0 : origin, seconds);
     origin = THUNDER__WIRE__ORIGIN__ORIGIN_JOINED;
   }
+  th_blob_drop(blob);
   compile_free(s, k);
 }
 
@@ -183,9 +185,10 @@ static void worker_answers(worker *w, envelope *e) {
       w->serves = NULL;
       uv_timer_stop(&w->timer);
       k->runs_in = NULL;
-      succeed(w->s, k, w->answer.bytes, w->answer.total);
-      th_gather_deinit(&w->answer);
+      th_blob *blob = th_blob_make(w->answer.bytes, w->answer.total);
       w->answering = false;
+      if (blob) succeed(w->s, k, blob);
+      else fail(w->s, k, TH_CODE_RESOURCE_EXHAUSTED, "no memory for the result", -1, -1, NULL);
       schedule(w->s);
     }
   } else {

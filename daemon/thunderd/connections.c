@@ -1,9 +1,8 @@
-/* Connections: frames in, requests answered, frames out (proto/daemon.proto). */
+/* Connections: messages in, requests answered, messages out (proto/daemon.proto); how they travel is the transport's. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "daemon/common/sha256.h"
@@ -11,19 +10,25 @@
 #include "ir/base/log.h"
 
 typedef Thunder__Wire__Envelope envelope;
+enum {
+  CHUNKS_AHEAD = 2,   /* of an answer, with the transport: a reader that takes its time holds no more memory than these */
+  PROGRESS_AHEAD = 4, /* later ones are left out for a slow reader */
+  ANSWERS_AHEAD = 16, /* more pending, and no further message is read */
+};
 
 /* ---- out ---- */
 
-typedef struct write_request { uv_write_t request; connection *c; uint8_t *bytes; } write_request;
+void connection_init(connection *c, server *s, const transport *how) {
+  *c = (connection){.s = s, .how = how, .rank = -1, .next = s->connections};
+  s->connections = c;
+}
 
-static void connection_freed(uv_handle_t *handle) {
-  connection *c = handle->data;
+void connection_deinit(connection *c) {
   for (connection **p = &c->s->connections; *p; p = &(*p)->next)
     if (*p == c) {
       *p = c->next;
       break;
     }
-  th_frames_deinit(&c->frames);
   if (c->collecting) {
     th_gather_deinit(&c->gather);
     th_gather_deinit(&c->names);
@@ -33,28 +38,48 @@ static void connection_freed(uv_handle_t *handle) {
   free(c->job);
   free(c->kind);
   c->s->quiet_since_ns = uv_hrtime();
-  free(c);
+}
+
+static void drop_answer(connection *c) {
+  th_blob_drop(c->answer.blob);
+  c->answer.blob = NULL;
 }
 
 void connection_close(connection *c) {
   if (c->closing) return;
   c->closing = true;
   compile_leave(c);
-  uv_close((uv_handle_t *)&c->pipe, connection_freed);
+  drop_answer(c);
+  c->how->close(c);
 }
 
-static void written(uv_write_t *request, int status) {
-  write_request *r = (write_request *)request;
-  connection *c = r->c;
-  free(r->bytes);
-  free(r);
-  c->writes--;
-  if (status < 0 || (c->ends && !c->writes)) connection_close(c);
+static void set_reading(connection *c, bool on) {
+  if (c->closing || c->ends || c->paused != on) return;
+  c->paused = !on;
+  c->how->read(c, on);
+}
+
+static void end_if_done(connection *c) {
+  if ((c->ends || (c->half_closed && !c->waiting)) && !c->pending && !c->answer.blob) connection_close(c);
+}
+
+static void set_end(connection *c, th_code code, const char *text) {
+  set_reading(c, false);
+  c->ends = true;
+  c->end_code = code;
+  snprintf(c->end_text, sizeof c->end_text, "%s", text);
+}
+
+void connection_end(connection *c, th_code code, const char *text) {
+  if (c->closing) return;
+  compile_leave(c);
+  if (!c->ends) set_end(c, code, text);
+  end_if_done(c);
 }
 
 static void answer(connection *c, envelope *e) {
   if (c->closing) return;
-  write_request *r = calloc(1, sizeof *r);
+  uint8_t *frame;
   size_t size;
   e->has_protocol = e->has_rank = e->has_epoch = 1;
   e->protocol = TH_PROTOCOL_VERSION;
@@ -63,18 +88,17 @@ static void answer(connection *c, envelope *e) {
   e->job = c->job;
   e->rank = c->rank;
   e->epoch = c->epoch;
-  th_status status = r ? th_frame_pack(e, &r->bytes, &size) : TH_ERROR(RESOURCE_EXHAUSTED, "no memory");
+  th_status status = th_frame_pack(e, &frame, &size);
   if (status) {
     TH_LOG(ERROR, "%s", th_status_message(status));
+    c->end_code = th_status_code(status);
+    snprintf(c->end_text, sizeof c->end_text, "%s", th_status_message(status));
     th_status_free(status);
-    free(r);
     connection_close(c);
     return;
   }
-  r->c = c;
-  c->writes++;
-  uv_buf_t buffer = uv_buf_init((char *)r->bytes, (unsigned)size);
-  if (uv_write(&r->request, (uv_stream_t *)&c->pipe, &buffer, 1, written)) written(&r->request, -1);
+  if (++c->pending >= ANSWERS_AHEAD) set_reading(c, false);
+  c->how->send(c, frame, size);
 }
 
 void answer_error(connection *c, th_code code, const char *message, int32_t op, int32_t graph, const char *detail) {
@@ -99,8 +123,8 @@ static void refuse(connection *c, th_code code, const char *message) {
 /* An answer after which the connection is closed: what follows cannot be understood. */
 static void refuse_and_end(connection *c, th_code code, const char *message) {
   refuse(c, code, message);
-  uv_read_stop((uv_stream_t *)&c->pipe);
-  c->ends = true;
+  drop_answer(c);
+  set_end(c, code, message);
 }
 
 static void done(connection *c) {
@@ -112,6 +136,7 @@ static void done(connection *c) {
 }
 
 void answer_progress(connection *c, const char *stage, uint32_t at, uint32_t total) {
+  if (c->pending > PROGRESS_AHEAD) return;
   envelope e = THUNDER__WIRE__ENVELOPE__INIT;
   Thunder__Wire__Progress p = THUNDER__WIRE__PROGRESS__INIT;
   p.stage = (char *)stage;
@@ -123,28 +148,49 @@ void answer_progress(connection *c, const char *stage, uint32_t at, uint32_t tot
   answer(c, &e);
 }
 
-void answer_bytes(connection *c, const uint8_t *bytes, size_t size, const uint8_t *sha256, Thunder__Wire__Origin origin, double seconds) {
-  size_t at = 0;
-  do {
+static void send_chunks(connection *c) {
+  while (c->answer.blob && c->pending < CHUNKS_AHEAD) {
     envelope e = THUNDER__WIRE__ENVELOPE__INIT;
     Thunder__Wire__Chunk chunk = THUNDER__WIRE__CHUNK__INIT;
-    size_t n = size - at < TH_CHUNK_BYTES_MAX ? size - at : TH_CHUNK_BYTES_MAX;
+    th_blob *blob = c->answer.blob;
+    size_t at = c->answer.at, n = blob->size - at < TH_CHUNK_BYTES_MAX ? blob->size - at : TH_CHUNK_BYTES_MAX;
     chunk.has_offset = chunk.has_total = chunk.has_bytes = chunk.has_last = 1;
     chunk.offset = at;
-    chunk.total = size;
-    chunk.bytes = (ProtobufCBinaryData){.len = n, .data = (uint8_t *)bytes + at};
-    chunk.last = at + n == size;
-    if (at == 0 && sha256) {
+    chunk.total = blob->size;
+    chunk.bytes = (ProtobufCBinaryData){.len = n, .data = blob->bytes + at};
+    chunk.last = at + n == blob->size;
+    if (at == 0 && c->answer.is_executable) {
       chunk.has_sha256 = chunk.has_origin = chunk.has_compile_seconds = 1;
-      chunk.sha256 = (ProtobufCBinaryData){.len = 32, .data = (uint8_t *)sha256};
-      chunk.origin = origin;
-      chunk.compile_seconds = seconds;
+      chunk.sha256 = (ProtobufCBinaryData){.len = 32, .data = c->answer.sha256};
+      chunk.origin = c->answer.origin;
+      chunk.compile_seconds = c->answer.seconds;
     }
     e.body_case = THUNDER__WIRE__ENVELOPE__BODY_CHUNK;
     e.chunk = &chunk;
     answer(c, &e);
-    at += n;
-  } while (at < size);
+    c->answer.at += n;
+    if (chunk.last) drop_answer(c);
+  }
+}
+
+void answer_bytes(connection *c, th_blob *blob, const uint8_t *sha256, Thunder__Wire__Origin origin, double seconds) {
+  if (c->closing) return;
+  c->answer.blob = th_blob_hold(blob);
+  c->answer.at = 0;
+  c->answer.is_executable = sha256 != NULL;
+  c->answer.origin = origin;
+  c->answer.seconds = seconds;
+  if (sha256) memcpy(c->answer.sha256, sha256, 32);
+  send_chunks(c);
+}
+
+void connection_sent(connection *c, bool ok) {
+  c->pending--;
+  if (!ok) connection_close(c);
+  if (c->closing) return;
+  send_chunks(c);
+  if (c->pending < ANSWERS_AHEAD / 2) set_reading(c, true);
+  end_if_done(c);
 }
 
 /* ---- requests ---- */
@@ -184,7 +230,7 @@ static void hello(connection *c, const envelope *e) {
 static bool answer_known(connection *c, const uint8_t *digest, bool counted) {
   th_cached found;
   if (!th_cache_get(c->s->cache, digest, counted, &found)) return false;
-  answer_bytes(c, found.bytes, found.size, found.sha256, found.from_disk ? THUNDER__WIRE__ORIGIN__ORIGIN_DISK : THUNDER__WIRE__ORIGIN__ORIGIN_MEMORY, found.seconds);
+  answer_bytes(c, found.blob, found.sha256, found.from_disk ? THUNDER__WIRE__ORIGIN__ORIGIN_DISK : THUNDER__WIRE__ORIGIN__ORIGIN_MEMORY, found.seconds);
   return true;
 }
 
@@ -268,6 +314,7 @@ static void status_reply(connection *c) {
   SET(idle_limit_seconds, s->idle_limit); SET(connections, connections); SET(jobs, jobs); SET(workers, workers_alive(s)); SET(workers_max, s->workers_max);
   SET(compiles_running, compiles_counted(s, true)); SET(compiles_queued, compiles_counted(s, false)); SET(compiles, s->n_compiles); SET(compiles_failed, s->n_failed);
   SET(compiles_cancelled, s->n_cancelled); SET(compile_timeouts, s->n_timeouts); SET(worker_crashes, s->n_crashes); SET(requests, s->n_requests);
+  r.listen = remote_addresses(s->remote, &r.n_listen);
   SET(requests_refused, s->n_refused); SET(compile_seconds, s->compile_seconds); SET(memory_bytes, resident());
 #undef SET
   th_cache_fill(s->cache, &cache);
@@ -300,6 +347,11 @@ static void list_jobs(connection *c) {
   free(list.jobs);
 }
 
+static bool is_for_the_own_socket(Thunder__Wire__Envelope__BodyCase what) {
+  return what == THUNDER__WIRE__ENVELOPE__BODY_REGISTER_JOB || what == THUNDER__WIRE__ENVELOPE__BODY_UNREGISTER_JOB || what == THUNDER__WIRE__ENVELOPE__BODY_CACHE_CLEAR ||
+         what == THUNDER__WIRE__ENVELOPE__BODY_STOP;
+}
+
 /* Returns true when the envelope is kept. */
 static bool serve(connection *c, envelope *e) {
   if (e->body_case != THUNDER__WIRE__ENVELOPE__BODY_CHUNK) c->s->n_requests++;
@@ -313,8 +365,12 @@ static bool serve(connection *c, envelope *e) {
     refuse(c, TH_CODE_FAILED_PRECONDITION, "another build may not compile here");
     return false;
   }
-  if (compiles && (c->waiting || c->collecting)) {
+  if (compiles && (c->waiting || c->collecting || c->answer.blob)) {
     refuse_and_end(c, TH_CODE_FAILED_PRECONDITION, "a connection carries one request at a time");
+    return false;
+  }
+  if (c->how->is_remote && is_for_the_own_socket(e->body_case)) {
+    refuse(c, TH_CODE_PERMISSION_DENIED, "jobs, the cache and the daemon's end are for its own socket alone (thunderctl on its host)");
     return false;
   }
   switch (e->body_case) {
@@ -336,8 +392,9 @@ static bool serve(connection *c, envelope *e) {
       break;
     case THUNDER__WIRE__ENVELOPE__BODY_CHUNK: chunk(c, e->chunk); break;
     case THUNDER__WIRE__ENVELOPE__BODY_CANCEL:
-      if (c->waiting) {
+      if (c->waiting || c->answer.blob) {
         compile_leave(c);
+        drop_answer(c);
         answer_error(c, TH_CODE_CANCELLED, "the request was given up", -1, -1, NULL);
       }
       break;
@@ -373,59 +430,21 @@ static bool serve(connection *c, envelope *e) {
 
 /* ---- in ---- */
 
-static void give_room(uv_handle_t *handle, size_t size, uv_buf_t *buffer) {
-  connection *c = handle->data;
-  buffer->base = (char *)th_frames_room(&c->frames, size);
-  buffer->len = buffer->base ? size : 0;
+void connection_received(connection *c, const uint8_t *bytes, size_t size) {
+  envelope *e;
+  th_status status = th_envelope_decode(bytes, size, &e);
+  if (status) connection_unreadable(c, status);
+  else if (!serve(c, e)) th_envelope_free(e);
 }
 
-static void received(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer) {
-  connection *c = stream->data;
-  (void)buffer;
-  if (n < 0) {
-    connection_close(c);
-    return;
-  }
-  th_frames_filled(&c->frames, (size_t)n);
-  while (!c->closing && !c->ends) {
-    const uint8_t *bytes;
-    size_t size;
-    envelope *e = NULL;
-    th_status status = th_frames_next(&c->frames, &bytes, &size);
-    if (!status && !bytes) return;
-    if (!status) status = th_envelope_decode(bytes, size, &e);
-    if (status) {
-      refuse_and_end(c, TH_CODE_INVALID_ARGUMENT, th_status_message(status));
-      th_status_free(status);
-      return;
-    }
-    if (!serve(c, e)) th_envelope_free(e);
-  }
+void connection_unreadable(connection *c, th_status why) {
+  refuse_and_end(c, TH_CODE_INVALID_ARGUMENT, th_status_message(why));
+  th_status_free(why);
 }
 
-void connection_accept(uv_stream_t *listener, int status) {
-  server *s = listener->data;
-  connection *c = status ? NULL : calloc(1, sizeof *c);
-  if (!c) return;
-  c->s = s;
-  c->rank = -1;
-  th_frames_init(&c->frames);
-  uv_pipe_init(s->loop, &c->pipe, 0);
-  c->pipe.data = c;
-  c->next = s->connections;
-  s->connections = c;
-  if (uv_accept(listener, (uv_stream_t *)&c->pipe)) {
-    connection_close(c);
-    return;
-  }
-  uv_os_fd_t fd;
-  struct ucred peer = {0};
-  socklen_t size = sizeof peer;
-  if (uv_fileno((uv_handle_t *)&c->pipe, &fd) || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) || peer.uid != s->scope.uid) {
-    TH_LOG(WARNING, "a connection of uid %u was refused", (unsigned)peer.uid);
-    s->n_refused++;
-    connection_close(c);
-    return;
-  }
-  uv_read_start((uv_stream_t *)&c->pipe, give_room, received);
+void connection_half_closed(connection *c) {
+  c->half_closed = true;
+  if (!c->greeted) refuse_and_end(c, TH_CODE_FAILED_PRECONDITION, "the first message must be Hello");
+  else if (c->collecting) refuse_and_end(c, TH_CODE_INVALID_ARGUMENT, "the messages end before the job does");
+  end_if_done(c);
 }

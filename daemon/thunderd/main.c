@@ -22,8 +22,9 @@
 #include "ir/base/log.h"
 
 extern char **environ;
+enum { END_WAITS_MS = 1000 };
 
-static double number(const char *name, double fallback) {
+double environment_number(const char *name, double fallback) {
   const char *text = getenv(name);
   char *end;
   double v = text && *text ? strtod(text, &end) : fallback;
@@ -56,9 +57,13 @@ static int take_lock(const th_scope *scope, int how) {
 
 /* ---- serving ---- */
 
-static void loop_closed_all(uv_handle_t *handle, void *unused) {
-  (void)unused;
-  (void)handle;
+typedef struct listening { const char *addresses[LISTENS_MAX], *tls_folder; size_t n; } listening;
+
+/* Who has not taken its answers by now does not hold the daemon up. */
+static void end_waited(uv_timer_t *timer) {
+  server *s = timer->data;
+  for (connection *c = s->connections; c; c = c->next) connection_close(c);
+  if (s->remote) remote_cancel(s->remote);
 }
 
 void server_stop(server *s) {
@@ -66,20 +71,16 @@ void server_stop(server *s) {
   s->stopping = true;
   unlink(s->scope.socket);
   workers_end(s);
-  uv_timer_stop(&s->idle);
+  uv_timer_start(&s->idle, end_waited, END_WAITS_MS, 0);
+  uv_unref((uv_handle_t *)&s->idle);
   if (!uv_is_closing((uv_handle_t *)&s->listener)) uv_close((uv_handle_t *)&s->listener, NULL);
-  for (connection *c = s->connections; c; c = c->next) {
-    compile_leave(c);
-    uv_read_stop((uv_stream_t *)&c->pipe);
-    c->ends = true;
-    if (!c->writes) connection_close(c);
-  }
-  uv_walk(s->loop, loop_closed_all, NULL);
+  for (connection *c = s->connections; c; c = c->next) connection_end(c, TH_CODE_UNAVAILABLE, "the daemon is ending");
+  if (s->remote) remote_stop(s->remote);
 }
 
 static void look_idle(uv_timer_t *timer) {
   server *s = timer->data;
-  if (s->connections || s->compiles) s->quiet_since_ns = uv_hrtime();
+  if (s->connections || s->compiles || s->remote) s->quiet_since_ns = uv_hrtime();
   else if ((double)(uv_hrtime() - s->quiet_since_ns) * 1e-9 >= s->idle_limit) {
     int lock = take_lock(&s->scope, LOCK_EX | LOCK_NB); /* somebody who starts a daemon right now finds this one */
     if (lock < 0) return;
@@ -112,24 +113,28 @@ static uint32_t next_epoch(const th_scope *scope) {
   return epoch + 1;
 }
 
-static th_status serve(server *s, int ready) {
+static th_status serve(server *s, const listening *listens, int ready) {
   long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-  s->idle_limit = number("THUNDER_IDLE_SECONDS", 900);
-  s->compile_limit = number("THUNDER_COMPILE_TIMEOUT", 600);
-  s->request_max = (uint64_t)number("THUNDER_REQUEST_MAX", 256e6);
-  s->workers_max = (uint32_t)number("THUNDER_WORKERS", cpus > 0 ? (double)cpus : 1);
+  s->idle_limit = environment_number("THUNDER_IDLE_SECONDS", 900);
+  s->compile_limit = environment_number("THUNDER_COMPILE_TIMEOUT", 600);
+  s->request_max = (uint64_t)environment_number("THUNDER_REQUEST_MAX", 256e6);
+  s->workers_max = (uint32_t)environment_number("THUNDER_WORKERS", cpus > 0 ? (double)cpus : 1);
   s->epoch = next_epoch(&s->scope);
   s->started_ns = s->quiet_since_ns = uv_hrtime();
-  TH_TRY(th_cache_open(s->scope.cache, (uint64_t)number("THUNDER_CACHE_BYTES", 4e9), (uint64_t)number("THUNDER_CACHE_MEMORY", 256e6), &s->cache));
+  TH_TRY(th_cache_open(s->scope.cache, (uint64_t)environment_number("THUNDER_CACHE_BYTES", 4e9), (uint64_t)environment_number("THUNDER_CACHE_MEMORY", 256e6), &s->cache));
   s->loop = uv_default_loop();
+  if (listens->n) TH_TRY(remote_open(s, listens->addresses, listens->n, listens->tls_folder));
   uv_pipe_init(s->loop, &s->listener, 0);
   s->listener.data = s;
   unlink(s->scope.socket);
   mode_t mask = umask(0177);
   int error = uv_pipe_bind(&s->listener, s->scope.socket);
   umask(mask);
-  if (!error) error = uv_listen((uv_stream_t *)&s->listener, 128, connection_accept);
-  if (error) return TH_ERROR(UNAVAILABLE, "cannot listen on %s: %s", s->scope.socket, uv_strerror(error));
+  if (!error) error = uv_listen((uv_stream_t *)&s->listener, 128, pipe_accept);
+  if (error) {
+    remote_free(s->remote);
+    return TH_ERROR(UNAVAILABLE, "cannot listen on %s: %s", s->scope.socket, uv_strerror(error));
+  }
   static uv_signal_t term, interrupt;
   uv_signal_init(s->loop, &term);
   uv_signal_init(s->loop, &interrupt);
@@ -149,6 +154,7 @@ static th_status serve(server *s, int ready) {
     close(ready);
   }
   uv_run(s->loop, UV_RUN_DEFAULT);
+  remote_free(s->remote);
   th_cache_close(s->cache);
   return TH_OK;
 }
@@ -209,26 +215,51 @@ static int ensure(th_scope *scope) {
 
 static const char usage[] =
     "usage: thunderd --ensure | --foreground | --version | --help\n"
+    "       thunderd [--foreground] --listen ADDRESS [--listen ADDRESS]... [--tls-dir DIR]\n"
     "The daemon of this node: compiles programs in worker processes, keeps the results. Programs start it by themselves.\n"
-    "  --ensure      start one unless one accepts; print its socket\n"
-    "  --foreground  serve here and log to stderr\n"
+    "  --ensure          start one unless one accepts; print its socket. Never listens: start a daemon that does beforehand, by --listen\n"
+    "  --foreground      serve here and log to stderr\n"
+    "  --listen ADDRESS  serve here, over gRPC as well (proto/daemon.proto, service Compiler), and do not end when idle:\n"
+    "                    HOST:PORT (port 0: a free one; thunderctl status shows it) or unix:PATH (this user only)\n"
+    "  --tls-dir DIR     for HOST:PORT: cert.pem and key.pem of this host, ca.pem of those whose certificates let clients in\n"
     "Environment: THUNDER_RUNTIME_DIR, THUNDER_CACHE_DIR, THUNDER_CACHE_BYTES (4e9), THUNDER_CACHE_MEMORY (256e6 bytes),\n"
     "THUNDER_IDLE_SECONDS (900), THUNDER_WORKERS (the CPUs), THUNDER_COMPILE_TIMEOUT (600 s), THUNDER_COMPILE_MEMORY (4294967296\n"
-    "bytes), THUNDER_REQUEST_MAX (256e6 bytes), THUNDER_CC (cc), THUNDER_LOG (warning; or error, info, debug).\n"
+    "bytes), THUNDER_REQUEST_MAX (256e6 bytes), THUNDER_CC (cc), THUNDER_LOG (warning; or error, info, debug); with --listen\n"
+    "THUNDER_CALL_TIMEOUT (60 s without a sign of the caller), THUNDER_GRPC_LIBRARY.\n"
     "Exit code: 0; 1 it cannot start or serve (the message says why); 2 wrong use.\n";
 
+/* A path as it is seen from /, where the daemon works: malloc'ed. */
+static char *absolute(const char *prefix, const char *path) {
+  char cwd[TH_PATH_MAX], *text = NULL;
+  if (*path == '/' || !getcwd(cwd, sizeof cwd)) *cwd = 0;
+  if (asprintf(&text, "%s%s%s%s", prefix, cwd, *cwd ? "/" : "", path) < 0) exit(1);
+  return text;
+}
+
 int main(int argc, char **argv) {
-  const char *what = argc == 2 ? argv[1] : "";
-  static server one;
-  server *s = &one;
+  bool is_ensure = false, foreground = false, child = false, wrong = argc < 2;
+  static listening listens;
+  server *s = calloc(1, sizeof *s);
   th_log_name_set("thunderd");
-  if (!strcmp(what, "--version")) return printf("thunderd %s (%s)\n", th_version(), th_build_id()) < 0;
-  if (!strcmp(what, "--help")) return fputs(usage, stdout) < 0;
-  bool is_ensure = !strcmp(what, "--ensure"), foreground = !strcmp(what, "--foreground"), child = !strcmp(what, "--serve");
-  if (!is_ensure && !foreground && !child) {
+  for (int i = 1; i < argc && !wrong; i++) {
+    const char *a = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+    if (!strcmp(a, "--version")) return printf("thunderd %s (%s)\n", th_version(), th_build_id()) < 0;
+    if (!strcmp(a, "--help")) return fputs(usage, stdout) < 0;
+    if (!strcmp(a, "--ensure")) is_ensure = true;
+    else if (!strcmp(a, "--foreground")) foreground = true;
+    else if (!strcmp(a, "--serve")) child = true;
+    else if (!strcmp(a, "--listen") && value && *value && listens.n < LISTENS_MAX) listens.addresses[listens.n++] = strncmp(value, "unix:", 5) ? value : absolute("unix:", value + 5), i++;
+    else if (!strcmp(a, "--tls-dir") && value && *value && !listens.tls_folder) listens.tls_folder = absolute("", value), i++;
+    else wrong = true;
+  }
+  if (listens.n && !is_ensure && !child) foreground = true;
+  if (!s || wrong || is_ensure + foreground + child != 1) {
     fputs(usage, stderr);
     return 2;
   }
+  if (is_ensure && (listens.n || listens.tls_folder))
+    return complain(TH_ERROR(INVALID_ARGUMENT, "--ensure takes no --listen: it may find a daemon that somebody else started. Run `thunderd --listen ...` as a service; --ensure then finds that one"));
+  if (listens.tls_folder && !listens.n) return complain(TH_ERROR(INVALID_ARGUMENT, "--tls-dir is for --listen HOST:PORT, and there is none"));
   th_status status = th_scope_init(&s->scope, NULL);
   if (!status) status = th_scope_make_directories(&s->scope);
   if (status) return complain(status);
@@ -244,6 +275,6 @@ int main(int argc, char **argv) {
   }
   if (child) fcntl(3, F_SETFD, FD_CLOEXEC);
   if (lock >= 0) close(lock);
-  status = serve(s, child ? 3 : -1);
+  status = serve(s, &listens, child ? 3 : -1);
   return status ? complain(status) : 0;
 }

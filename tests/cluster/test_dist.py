@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import time
 
 import pytest
 
@@ -44,6 +45,8 @@ def test_every_library_is_bundled_or_the_systems(installed):
         out = subprocess.run(["ldd", path], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True).stdout
         for line in out.splitlines():
             name, _, where = line.strip().partition(" => ")
+            if name == "statically linked":  # ldd's words for a library that needs none
+                continue
             if not SYSTEM.match(name.split()[0]) and not os.path.realpath(where.split(" (")[0]).startswith(os.path.realpath(package)):
                 outside.setdefault(os.path.relpath(path, package), []).append(line.strip())
     assert not outside
@@ -67,6 +70,23 @@ def test_two_ranks_from_the_wheel(installed, tmp_path):
     loaded = [path for line in done.stdout.splitlines() for path in line.split() if path.endswith((".so", ".py")) or ".so." in path]
     assert len(loaded) > 6 and all(path.startswith(os.path.realpath(package)) for path in loaded), loaded
     assert done.stdout.count("[2.0, 2.0]") == 2
+
+
+def test_gRPC_from_the_wheel(installed, tmp_path):
+    bin, package = installed
+    process = subprocess.Popen([os.path.join(bin, "thunderd"), "--listen", f"unix:{tmp_path}/s"], env=clean(tmp_path), stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.time() + 20
+        while time.time() < end and process.poll() is None and not os.path.exists(tmp_path / "s"):
+            time.sleep(0.05)
+        assert process.poll() is None, process.stderr.read()
+        with open(f"/proc/{process.pid}/maps", encoding="utf-8") as f:
+            maps = {line.split()[-1] for line in f if ".so" in line}
+        libraries = {path for path in maps if not SYSTEM.match(os.path.basename(path)) and not path.endswith("/ld-linux-x86-64.so.2")}
+        assert any("libgrpc.so" in path for path in libraries) and all(path.startswith(os.path.realpath(package)) for path in libraries), libraries
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 @pytest.mark.parametrize("program", ["thunderd", "thunderrun", "thunderctl", "thunderc"])

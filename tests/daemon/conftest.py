@@ -1,5 +1,7 @@
 """Tests of the real daemon: each has runtime folder, cache and temporary folder of its own, and leaves nothing behind."""
+import hashlib
 import os
+import random
 import re
 import signal
 import subprocess
@@ -8,6 +10,8 @@ import textwrap
 import time
 
 import pytest
+
+from thunder import daemon as client
 
 BIN = os.environ.get("THUNDER_BIN", "")
 PROGRAM = """
@@ -86,6 +90,39 @@ class Place:
 
     def cache_files(self):
         return [os.path.join(at, f) for at, _, files in os.walk(self.env["THUNDER_CACHE_DIR"]) for f in files]
+
+    def job(self, monkeypatch, n=4):
+        """The bytes of a real CompileJob, as the client would send them; another one for another n."""
+        import torch
+
+        import thunder
+        jobs = []
+        torch.compiler.reset()  # or it gives a function up that was captured too often
+        with monkeypatch.context() as m:
+            m.setattr(client, "compile_job", lambda job, progress=None: jobs.append(job) or (_ for _ in ()).throw(client.DaemonError("kept")))
+            with pytest.raises(Exception):
+                thunder.compile(lambda a, b: torch.softmax(a @ b, -1).sum(0), fullgraph=True)(torch.ones(3, n), torch.ones(n, 5))
+        return jobs[0]
+
+    def large_result(self, monkeypatch, size):
+        """(digest, bytes): a result of `size` bytes in the cache of a daemon that runs, as if a job had given it."""
+        job = self.job(monkeypatch)
+        ensure = [os.path.join(BIN, "thunderd"), "--ensure"]
+        path = subprocess.run(ensure, env=self.env, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+        with monkeypatch.context() as m:
+            m.setenv("THUNDER_SOCKET", path)
+            client.compile_job(job)
+        self.ctl("stop")
+        self.wait(lambda: not self.processes())
+        file, = self.cache_files()
+        data = random.Random(size).randbytes(size)
+        with open(file, "r+b") as f:  # header: magic, digest, sha256, size, seconds (thunderd/cache.c)
+            head = f.read(88)
+            f.seek(0)
+            f.write(head[:40] + hashlib.sha256(data).digest() + size.to_bytes(8, "little") + head[80:] + data)
+            f.truncate()
+        subprocess.run(ensure, env=self.env, check=True, capture_output=True, timeout=60)
+        return client.digest(job), data
 
     def log(self):
         texts = []

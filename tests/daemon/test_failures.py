@@ -286,6 +286,38 @@ def test_an_interrupt_during_a_compile(place):
     assert "again [2.0, 2.0, 2.0, 2.0]" in out
 
 
+def test_readers_that_do_not_read(place, monkeypatch):
+    """Their answers wait in the cache's one copy, requests they pile up wait in the socket, and the daemon ends without them."""
+    digest, data = place.large_result(monkeypatch, 64 << 20)
+    readers = [alive(place) for _ in range(8)]
+    for s in readers:
+        s.sendall(frame(lookup=wire.Lookup(digest=digest)))
+    for s in readers:  # the first byte of each
+        assert s.recv(1, socket.MSG_PEEK)
+    flood = alive(place)
+    flood.settimeout(2)
+    with pytest.raises(TimeoutError):
+        for _ in range(200):
+            flood.sendall(frame(status=wire.Status()) * 1000)
+    assert place.number(r"scope, (\d+)\.") < 64 + 50
+    pieces = []
+    while not pieces or not pieces[-1].last:
+        pieces.append(answer(readers[3]).chunk)
+    assert b"".join(p.bytes for p in pieces) == data
+    start, daemon = time.time(), place.daemon()
+    assert place.ctl("stop").returncode == 0
+    place.wait(lambda: daemon not in place.processes(), 5)
+    assert time.time() - start < 3
+
+
+def test_a_cancelled_answer_ends(place, monkeypatch):
+    digest, data = place.large_result(monkeypatch, 16 << 20)
+    s = alive(place)
+    s.sendall(frame(lookup=wire.Lookup(digest=digest)) + frame(cancel=wire.Cancel()) + frame(status=wire.Status()))
+    said = [answer(s).WhichOneof("body") for _ in range(4)]
+    assert said[-1] == "status_reply" and said[-2] == "error" and set(said[:-2]) == {"chunk"}, said
+
+
 def test_jobs_are_known_to_daemons_that_come_later(place):
     """A job started without a daemon, and one whose daemon is killed: the job goes on and the next daemon lists it."""
     script = place.script("job.py", text="""
