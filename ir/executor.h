@@ -48,10 +48,11 @@ struct th_executor {
   th_status (*emit)(const th_options *options, const th_trace *trace, const th_op *op, th_kernel_source *out);
   /* Text before the kernels of a module (helpers, includes). */
   const char *(*prelude)(const th_options *options);
-  /* Compiles a module's source to code. `*out` is arena memory. UNAVAILABLE, with the compiler's last lines, when the host
-   * compiler fails or is missing; `kind` is Module.kind ("elf-so"). */
-  th_status (*compile)(const th_options *options, th_arena *arena, const char *source, size_t size, uint8_t **out, size_t *out_size,
-                       const char **out_kind);
+  /* Compiles a module's source to code: `prelude`, then `n` kernels that know nothing of one another, so that parts of them may be
+   * compiled side by side. `*out` is arena memory. UNAVAILABLE, with the compiler's last lines, when the host compiler fails or
+   * is missing; `kind` is Module.kind ("elf-so"). */
+  th_status (*compile)(const th_options *options, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, uint8_t **out,
+                       size_t *out_size, const char **out_kind);
 };
 
 /* Appends the library op for `call` to graph 0 of `trace`; `body` is the graph it computes. */

@@ -11,8 +11,8 @@ extern const th_executor th_executor_cpu;
 /* Text before the kernels of a module. */
 extern const char th_cpu_prelude[];
 /* executor.h, compile. */
-th_status th_cpu_compile(const th_options *options, th_arena *arena, const char *source, size_t size, uint8_t **out, size_t *out_size,
-                         const char **out_kind);
+th_status th_cpu_compile(const th_options *options, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, uint8_t **out,
+                         size_t *out_size, const char **out_kind);
 
 /* ---- the generator, shared by codegen.c, element.c and special.c ---- */
 

@@ -1,7 +1,9 @@
-/* The host's C compiler: source in, shared object out. It is run without a shell in a folder of its own under $TMPDIR,
- * which carries the process's number: thunderd removes it when a worker is killed. */
+/* The host's C compiler: kernels in, shared object out; parts of the kernels are compiled side by side and linked. It is run
+ * without a shell in a folder of its own under $TMPDIR, which carries the process's number: thunderd removes it when a worker is killed. */
+#define _GNU_SOURCE /* CPU_COUNT */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,8 +13,10 @@
 #include <unistd.h>
 
 #include "executors/cpu/cpu.h"
+#include "ir/base/strbuf.h"
 
 extern char **environ;
+enum { MOST_PARTS = 8 };
 
 static th_status write_file(const char *path, const char *text, size_t size) {
   int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -64,41 +68,108 @@ static const char *last_lines(th_arena *arena, const char *path) {
   return th_arena_strndup(arena, (char *)text + from, size - from);
 }
 
-static th_status run(th_arena *arena, char *const *argv, const char *log) {
+/* One run of the compiler under way. */
+typedef struct command { char *in, *out, *log; pid_t pid; int error; } command;
+
+static void start(command *c, char *const *argv) {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 1, log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_addopen(&actions, 1, c->log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
   posix_spawn_file_actions_adddup2(&actions, 1, 2);
-  pid_t pid;
-  int error = posix_spawnp(&pid, argv[0], &actions, NULL, argv, environ), status;
+  c->error = posix_spawnp(&c->pid, argv[0], &actions, NULL, argv, environ);
   posix_spawn_file_actions_destroy(&actions);
-  if (error) return TH_ERROR(UNAVAILABLE, "cannot run the C compiler %s: %s; install gcc or clang, or name one in THUNDER_CC", argv[0], strerror(error));
-  while (waitpid(pid, &status, 0) < 0)
+}
+
+static th_status finish(th_arena *arena, command *c, const char *cc) {
+  int status;
+  if (c->error) return TH_ERROR(UNAVAILABLE, "cannot run the C compiler %s: %s; install gcc or clang, or name one in THUNDER_CC", cc, strerror(c->error));
+  while (waitpid(c->pid, &status, 0) < 0)
     if (errno != EINTR) return TH_ERROR(INTERNAL, "waitpid: %s", strerror(errno));
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return TH_OK;
   if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
-    return TH_ERROR(UNAVAILABLE, "cannot run the C compiler %s; install gcc or clang, or name one in THUNDER_CC", argv[0]);
-  return TH_ERROR(UNAVAILABLE, "the C compiler %s failed (%s %d):\n%s", argv[0], WIFSIGNALED(status) ? "signal" : "exit code",
-                  WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), last_lines(arena, log));
+    return TH_ERROR(UNAVAILABLE, "cannot run the C compiler %s; install gcc or clang, or name one in THUNDER_CC", cc);
+  return TH_ERROR(UNAVAILABLE, "the C compiler %s failed (%s %d):\n%s", cc, WIFSIGNALED(status) ? "signal" : "exit code",
+                  WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), last_lines(arena, c->log));
 }
 
-th_status th_cpu_compile(const th_options *options, th_arena *arena, const char *source, size_t size, uint8_t **out, size_t *out_size,
-                         const char **out_kind) {
-  const char *cc = getenv("THUNDER_CC"), *tmp = getenv("TMPDIR"), *arch = options->target.arch;
-  char *folder = th_arena_printf(arena, "%s/thunder-cc-%d-XXXXXX", tmp && *tmp ? tmp : "/tmp", (int)getpid());
-  if (!mkdtemp(folder)) return TH_ERROR(UNAVAILABLE, "cannot make a folder %s: %s; set TMPDIR", folder, strerror(errno));
-  char *in = th_arena_printf(arena, "%s/k.c", folder), *so = th_arena_printf(arena, "%s/k.so", folder), *log = th_arena_printf(arena, "%s/log", folder);
+/* Parts that are compiled side by side: one a processor, none so small that starting a compiler is most of it. */
+static size_t part_count(const char *const *kernels, size_t n) {
+  enum { LEAST_BYTES = 6000 };
+  cpu_set_t cpus;
+  size_t bytes = 0, parts = sched_getaffinity(0, sizeof cpus, &cpus) ? 1 : (size_t)CPU_COUNT(&cpus);
+  for (size_t i = 0; i < n; i++) bytes += strlen(kernels[i]);
+  if (parts > MOST_PARTS) parts = MOST_PARTS;
+  if (parts > bytes / LEAST_BYTES) parts = bytes / LEAST_BYTES;
+  return parts ? parts : 1;
+}
+
+/* The kernels over the parts, the next one always to the part that has least. */
+static const char **share_out(th_arena *arena, const char *prelude, const char *const *kernels, size_t n, size_t parts) {
+  th_strbuf *texts = TH_ARENA_ARRAY(arena, th_strbuf, parts);
+  const char **sources = TH_ARENA_ARRAY(arena, const char *, parts);
+  for (size_t p = 0; p < parts; p++) {
+    texts[p] = th_strbuf_make(arena);
+    th_strbuf_add(&texts[p], prelude);
+  }
+  for (size_t i = 0; i < n; i++) {
+    size_t least = 0;
+    for (size_t p = 1; p < parts; p++)
+      if (texts[p].length < texts[least].length) least = p;
+    th_strbuf_add(&texts[least], kernels[i]);
+  }
+  for (size_t p = 0; p < parts; p++) sources[p] = th_strbuf_text(&texts[p]);
+  return sources;
+}
+
+static th_status build(const th_options *options, th_arena *arena, const char *folder, const char *const *sources, size_t parts, const char *so) {
+  const char *named = getenv("THUNDER_CC"), *arch = options->target.arch;
+  char *cc = (char *)(named && *named ? named : "cc");
   char *march = th_arena_printf(arena, "-march=%s", arch && *arch ? !strcmp(arch, "aarch64") ? "armv8.2-a" : arch : "x86-64-v3");
   char *wide = !strcmp(march, "-march=x86-64-v4") ? "-mprefer-vector-width=512" : "-O3";
-  char *argv[] = {(char *)(cc && *cc ? cc : "cc"), "-std=gnu11", "-O3", wide, march, "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
-                  "-w", "-pipe", "-o", so, in, "-lm", NULL};
-  th_status status = write_file(in, source, size);
-  if (!status) status = run(arena, argv, log);
+  command commands[MOST_PARTS] = {{0}}, link = {.log = th_arena_printf(arena, "%s/log", folder)};
+  char *linked[MOST_PARTS + 7] = {cc, "-shared", "-fopenmp", "-o", (char *)so};
+  size_t n_linked = 5;
+  th_status status = TH_OK;
+  for (size_t p = 0; p < parts && !status; p++) {
+    command *c = &commands[p];
+    *c = (command){.in = th_arena_printf(arena, "%s/k%zu.c", folder, p), .out = th_arena_printf(arena, "%s/k%zu.o", folder, p), .log = th_arena_printf(arena, "%s/log%zu", folder, p)};
+    status = write_file(c->in, sources[p], strlen(sources[p]));
+    linked[n_linked++] = c->out;
+    c->error = ECANCELED;
+    if (status) break;
+    start(c, (char *[]){cc, "-std=gnu11", "-O3", wide, march, "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w", "-pipe", "-c", "-o", c->out, c->in, NULL});
+  }
+  for (size_t p = 0; p < parts; p++) {
+    if (!commands[p].in || (status && commands[p].error)) continue;
+    th_status ended = finish(arena, &commands[p], cc);
+    if (status) th_status_free(ended);
+    else status = ended;
+  }
+  if (!status) {
+    linked[n_linked++] = "-lm";
+    start(&link, linked);
+    status = finish(arena, &link, cc);
+  }
+  for (size_t p = 0; p < parts && commands[p].in; p++) {
+    unlink(commands[p].in);
+    unlink(commands[p].out);
+    unlink(commands[p].log);
+  }
+  unlink(link.log);
+  return status;
+}
+
+th_status th_cpu_compile(const th_options *options, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, uint8_t **out,
+                         size_t *out_size, const char **out_kind) {
+  const char *tmp = getenv("TMPDIR");
+  char *folder = th_arena_printf(arena, "%s/thunder-cc-%d-XXXXXX", tmp && *tmp ? tmp : "/tmp", (int)getpid());
+  if (!mkdtemp(folder)) return TH_ERROR(UNAVAILABLE, "cannot make a folder %s: %s; set TMPDIR", folder, strerror(errno));
+  char *so = th_arena_printf(arena, "%s/k.so", folder);
+  size_t parts = part_count(kernels, n);
+  th_status status = build(options, arena, folder, share_out(arena, prelude, kernels, n, parts), parts, so);
   if (!status) status = read_all(arena, so, out, out_size);
-  unlink(in);
   unlink(so);
-  unlink(log);
   rmdir(folder);
   *out_kind = "elf-so";
   return status;

@@ -432,14 +432,16 @@ static th_status write_plan(emitter *e, const th_emit_plan *in, Thunder__Wire__P
   return TH_OK;
 }
 
-static void add_kernel(th_strbuf *s, const char *source, size_t number) {
+static const char *named_kernel(th_arena *a, const char *source, size_t number) {
+  th_strbuf s = th_strbuf_make(a);
   size_t n = strlen(TH_KERNEL_NAME);
   for (const char *found; (found = strstr(source, TH_KERNEL_NAME "(")); source = found + n) {
-    th_strbuf_add_bytes(s, source, (size_t)(found - source));
-    th_strbuf_printf(s, "th_kernel_%zu", number);
+    th_strbuf_add_bytes(&s, source, (size_t)(found - source));
+    th_strbuf_printf(&s, "th_kernel_%zu", number);
   }
-  th_strbuf_add(s, source);
-  th_strbuf_add(s, "\n");
+  th_strbuf_add(&s, source);
+  th_strbuf_add(&s, "\n");
+  return th_strbuf_text(&s);
 }
 
 static uint64_t now_ns(void) {
@@ -455,11 +457,14 @@ static th_status compile_modules(emitter *e, uint32_t *module_of, Thunder__Wire_
     bool seen = false;
     for (size_t k = 0; k < first; k++) seen |= e->kernels[k].executor == executor;
     if (seen) continue;
+    const char **texts = TH_ARENA_ARRAY(e->a, const char *, e->n_kernels), *prelude = executor->prelude(e->options);
+    size_t n = 0;
     th_strbuf s = th_strbuf_make(e->a);
-    th_strbuf_add(&s, executor->prelude(e->options));
+    th_strbuf_add(&s, prelude);
     for (size_t k = first; k < e->n_kernels; k++)
       if (e->kernels[k].executor == executor) {
-        add_kernel(&s, e->kernels[k].text, k);
+        texts[n] = named_kernel(e->a, e->kernels[k].text, k);
+        th_strbuf_add(&s, texts[n++]);
         module_of[k] = (uint32_t)x->n_modules;
       }
     Thunder__Wire__Module *m = TH_ARENA_NEW(e->a, Thunder__Wire__Module);
@@ -467,7 +472,7 @@ static th_status compile_modules(emitter *e, uint32_t *module_of, Thunder__Wire_
     uint8_t *code;
     size_t size;
     const char *kind;
-    TH_TRY(executor->compile(e->options, e->a, th_strbuf_text(&s), s.length, &code, &size, &kind));
+    TH_TRY(executor->compile(e->options, e->a, prelude, texts, n, &code, &size, &kind));
     m->name = (char *)executor->name;
     m->kind = (char *)kind;
     m->has_code = m->has_source = 1;
