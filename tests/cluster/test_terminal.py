@@ -111,7 +111,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
 os.rename('zombies' + os.environ['RANK'], 'ready' + os.environ['RANK'])
 time.sleep(60)
 """)
-    inside = f"import os, sys; assert os.getpid() == 1; os.execv({RUN[0]!r}, ['thunderrun', '-n', '2', {str(path)!r}])"
+    inside = f"import os, sys; assert os.getpid() == 1; os.execvp({RUN[0]!r}, ['thunderrun', '-n', '2', {str(path)!r}])"
     p = subprocess.Popen(["unshare", "-r", "-p", "-f", "--mount-proc", sys.executable, "-c", inside], cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True)
     wait(lambda: all((tmp_path / f"ready{r}").exists() for r in range(2)))
     assert [(tmp_path / f"ready{r}").read_text() for r in range(2)] == ["", ""]
