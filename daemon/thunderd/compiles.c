@@ -1,12 +1,16 @@
 /* Compiles and the worker processes they run in. A worker serves one compile at a time; one that crashes, hangs or says what
  * cannot be understood is killed, and that compile alone fails. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <glob.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "daemon/common/sha256.h"
 #include "daemon/thunderd/server.h"
@@ -107,12 +111,15 @@ static void sweep(int pid) {
   snprintf(pattern, sizeof pattern, "%s/thunder-cc-%d-*", tmp && *tmp ? tmp : "/tmp", pid);
   if (glob(pattern, 0, NULL, &found)) return;
   for (size_t i = 0; i < found.gl_pathc; i++) {
-    static const char *const files[] = {"k.c", "k.so", "log"};
-    char path[TH_PATH_MAX + 16];
-    for (int k = 0; k < 3; k++) {
-      snprintf(path, sizeof path, "%s/%s", found.gl_pathv[i], files[k]);
-      unlink(path);
+    struct stat st;
+    int fd = open(found.gl_pathv[i], O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC); /* not what somebody else put there */
+    DIR *folder = fd >= 0 && !fstat(fd, &st) && st.st_uid == geteuid() ? fdopendir(fd) : NULL;
+    if (!folder) {
+      if (fd >= 0) close(fd);
+      continue;
     }
+    for (struct dirent *file; (file = readdir(folder));) unlinkat(fd, file->d_name, 0);
+    closedir(folder);
     rmdir(found.gl_pathv[i]);
   }
   globfree(&found);

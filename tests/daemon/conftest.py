@@ -116,10 +116,11 @@ class Place:
         self.wait(lambda: not self.processes())
         file, = self.cache_files()
         data = random.Random(size).randbytes(size)
-        with open(file, "r+b") as f:  # header: magic, digest, sha256, size, seconds (thunderd/cache.c)
+        with open(file, "r+b") as f:  # header: magic, digest, check of all else, size, seconds (thunderd/cache.c)
             head = f.read(88)
+            sized = size.to_bytes(8, "little") + head[80:]
             f.seek(0)
-            f.write(head[:40] + hashlib.sha256(data).digest() + size.to_bytes(8, "little") + head[80:] + data)
+            f.write(head[:40] + hashlib.sha256(head[8:40] + sized + hashlib.sha256(data).digest()).digest() + sized + data)
             f.truncate()
         subprocess.run(ensure, env=self.env, check=True, capture_output=True, timeout=60)
         return client.digest(job), data
