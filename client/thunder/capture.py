@@ -312,7 +312,7 @@ class _Runner(torch.nn.Module):
 
     def __init__(self, gm, states):
         super().__init__()
-        self.__dict__.update(gm=gm, states=states, at=None, wrote=set())
+        self.__dict__.update(gm=gm, states=states, at=None, wrote=set(), mixed=any(s.grad for s in states))
 
     def forward(self, *args):
         owner = self
@@ -325,7 +325,7 @@ class _Runner(torch.nn.Module):
                     return None
                 state = owner.state_of(node)
                 _set_autocast(state)
-                if not state.grad and node.op in ("call_function", "call_method"):
+                if not state.grad and owner.mixed and node.op in ("call_function", "call_method"):
                     return owner.run_without_grad(self, node, super().run_node)
                 if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
                     with self._set_current_node(node):
