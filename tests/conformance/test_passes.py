@@ -20,6 +20,7 @@ PASSES = ["number", "autocast", "grad", "forward", "backward", "optimizer", "ddp
 # program: options of its compile
 PROGRAMS = {
     "symbolic": ["forward"],
+    "symbolic-batch": ["forward_backward"],
     "views": ["forward"],
     "attention": ["forward_backward"],
     "linear": ["train_step", "adamw", "clip", "weight_decay", "world=2"],
@@ -261,6 +262,9 @@ def captures():
     torch.manual_seed(0)
     tokens = torch.randint(0, 7, (2, 3))
     yield "symbolic", compiled(lambda x, w: (x @ w).softmax(-1).sum(0), torch.randn(5, 4), torch.randn(4, 3), dynamic=True)
+    x, w, b = torch.randn(5, 4), torch.randn(3, 4, requires_grad=True), torch.randn(3, requires_grad=True)
+    torch._dynamo.mark_dynamic(x, 0)
+    yield "symbolic-batch", compiled(lambda x, w, b: F.gelu(F.linear(x, w, b)).mean(), x, w, b)
     yield "views", compiled(write_views, torch.randn(2, 12), torch.randn(2, 3))
     yield "attention", compiled(attention, *(torch.randn(2, 2, 3, 4, requires_grad=True) for _ in range(3)))
     yield "linear", step(nn.Linear(3, 2), torch.optim.AdamW, F.mse_loss, torch.randn(4, 3), torch.randn(4, 2), clip_grad_norm=1.0)
