@@ -334,7 +334,7 @@ class _Runner(torch.nn.Module):
                 return result.clone() if makes_dropout(node) else result
 
         with fx_traceback.preserve_node_meta():
-            return Interpreter(self.gm).run(*args)
+            return Interpreter(self.gm, garbage_collect_values=False).run(*args)  # a base may be needed after its last use
 
     def state_of(self, node):
         return self.states[node_number(node)]
@@ -357,8 +357,10 @@ class _Runner(torch.nn.Module):
         with self.recorded(interpreter, node):
             for _, t in given:
                 torch._sync(t)
-            if writes:
-                kept = [(n, t, t._version, t.clone()) for n, t in given if isinstance(example(n), torch.Tensor) and example(n).requires_grad]
+            for n, t in given if writes else ():
+                whole = self.with_history(interpreter, n)
+                if whole is not None:
+                    kept.append((n, t, t._version, whole, whole.clone()))
         if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
             with interpreter._set_current_node(node):
                 result = self.run_region(interpreter, node)
@@ -366,14 +368,25 @@ class _Runner(torch.nn.Module):
             result = run(node)
             result = result.clone() if makes_dropout(node) else result
         with self.recorded(interpreter, node):
-            for n, t, version, before in kept:
+            for n, t, version, whole, before in kept:
                 if t._version != version:
                     self.wrote.add((node, n))  # the first of the two runs, which counts versions
                 if (node, n) in self.wrote:
-                    t.copy_(torch.ops.thunder_capture.straight_through.default(t, before))
+                    whole.copy_(torch.ops.thunder_capture.straight_through.default(whole, before))
             if not writes and _is_view(node):  # may be made anew from its base later, where gradients are on
                 result = pytree.tree_map(lambda t: t.detach() if isinstance(t, torch.Tensor) else t, result)
         return result
+
+    def with_history(self, interpreter, node):
+        """Of the tensors that share memory with `node`'s and require gradients, the largest: the base, or what there is of it."""
+        if not isinstance(example(node), torch.Tensor):
+            return None
+        key, found = storage_key(example(node)), []
+        for n, value in interpreter.env.items():
+            fake = example(n)
+            if isinstance(value, torch.Tensor) and isinstance(fake, torch.Tensor) and fake.requires_grad and storage_key(fake) == key:
+                found.append((fake.numel(), value))
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
     def run_region(self, interpreter, node):
         number = node_number(node)

@@ -246,6 +246,7 @@ def written_without_grad(x, buffer):
         y.mul_(3)
         row.add_(1)
         y[1] = 5.0
+        y.select(0, 2)[:2].mul_(2)
         buffer.copy_(y[2])
     return (y * y).sum(), row * y, turned.sin()
 
@@ -276,3 +277,11 @@ class WithoutGrad(nn.Module):
 @case(lambda: (r(2, 3),), module=True)
 def parameter_written_without_grad():
     return WithoutGrad()
+
+
+@case(lambda: (r(16, 1, 5),))
+def rows_with_a_dimension_of_one(x):
+    """A row's number is found again whatever the index of the dimension of size 1 is called, and read before its row is written over."""
+    a = F.log_softmax(x.cos(), 0)
+    b = F.rms_norm(a, [5], eps=1e-3)
+    return (F.normalize(b, dim=0, eps=1e-2) + b).sum([1, 2]), b, a.exp()
