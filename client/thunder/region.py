@@ -28,7 +28,7 @@ class Region:
     def __init__(self, gm, states, settings, stats):
         self.gm, self.states, self.settings, self.stats = gm, states, settings, stats
         self.differentiate = torch.is_grad_enabled()
-        self.layout = Layout(gm)
+        self.layout = Layout(gm, states)
         self.exported = capture.export(capture.with_hidden_outputs(gm, [n for n, _ in self.layout.hidden]), states=states)
         problems = encode.check(self.exported)
         if problems:

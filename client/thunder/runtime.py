@@ -158,8 +158,8 @@ def call(executor, inputs):
 
 def _view(base, output, known):
     value = output.value
-    if not output.requires_grad and base.requires_grad:
-        base = base.detach()
+    if output.cut or not output.requires_grad and base.requires_grad:
+        base = base.detach().requires_grad_(output.requires_grad)  # a view of a leaf says so even where gradients were off
     sizes, strides = [_resolve(n, known) for n in value.size()], [_resolve(n, known) for n in value.stride()]
     return base.as_strided(sizes, strides, base.storage_offset() + _resolve(output.offset, known))
 

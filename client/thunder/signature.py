@@ -30,13 +30,15 @@ class Output:
         self.requires_grad = isinstance(value, torch.Tensor) and value.requires_grad
         self.versions = value._version if kind == wire.OUTPUT_FRESH else 0  # how often eager bumps the version counter
         self.replaces = None   # FRESH: input that gets this value by an autograd-visible copy
+        self.cut = False       # views: made where gradients are off, so that none go on to the base
 
 
 class Layout:
     """What a TorchDynamo graph returns, before it is exported: the graph with hidden outputs in front (intermediates that
     several outputs are views of) and a recipe for every output of the user's."""
 
-    def __init__(self, gm):
+    def __init__(self, gm, states):
+        self.states, self.mixed = states, any(s.grad for s in states)
         self.inputs = [Input(n, capture.example(n)) for n in capture.placeholders(gm)]
         returned = capture.output_nodes(gm)
         input_of = {}
@@ -62,7 +64,7 @@ class Layout:
             elif key in input_of:
                 base = self.inputs[input_of[key]].value
                 _same_dtype(value, base, node)
-                self.recipes.append(("view of input", input_of[key], node, value, _offset(value, base)))
+                self.recipes.append(("view of input", input_of[key], node, value, _offset(value, base), self._is_cut(node)))
             else:
                 groups.setdefault(key, []).append(position)
                 self.recipes.append(("fresh", node, value))
@@ -95,7 +97,17 @@ class Layout:
                 if node is base_node:
                     self.recipes[p] = ("same", base)
                 else:
-                    self.recipes[p] = ("view of output", base, node, value, _offset(value, base_value))
+                    self.recipes[p] = ("view of output", base, node, value, _offset(value, base_value), self._is_cut(node, base_node))
+
+    def _is_cut(self, node, base=None):
+        """Is one of the views between `base` (an input) and `node` made where gradients are off, in a graph that has some?"""
+        key = capture.storage_key(capture.example(node))
+        while self.mixed and node is not None and node is not base and node.op != "placeholder":
+            state = self.states[capture.node_number(node)]
+            if not state.grad and not state.writes:
+                return True
+            node = next((n for n in node.all_input_nodes if isinstance(capture.example(n), torch.Tensor) and capture.storage_key(capture.example(n)) == key), None)
+        return False
 
 
 def _same_dtype(value, base, node):
@@ -159,8 +171,10 @@ class Signature:
                 output = Output(wire.OUTPUT_FRESH, node, recipe[2])
             elif kind == "view of input":
                 output = Output(wire.OUTPUT_VIEW_OF_INPUT, node, recipe[3], recipe[1], recipe[4])
+                output.cut = recipe[5]
             else:
                 output = Output(wire.OUTPUT_VIEW_OF_OUTPUT, node, recipe[3], self._index(recipe[1], place), recipe[4])
+                output.cut = recipe[5]
             self.results.append(("output", len(self.outputs)))
             self.outputs.append(output)
         for i, node in sorted(exported.written.items()):

@@ -67,7 +67,7 @@ class _StepRegion:
     def __init__(self, gm, step):
         self.step, self.gm = step, gm
         self.states = capture.annotate(gm)
-        self.layout = Layout(gm)
+        self.layout = Layout(gm, self.states)
         if self.layout.recipes[0][0] != "fresh":
             raise Unsupported("the loss", "is an input or a view; it must be a new tensor")
         self.exported = capture.export(capture.with_hidden_outputs(gm, [n for n, _ in self.layout.hidden]), states=self.states)
