@@ -120,7 +120,12 @@ class _Connection:
             getattr(envelope, name).CopyFrom(message)
             getattr(envelope, name).SetInParent()
         data = envelope.SerializeToString()
-        self.socket.sendall(struct.pack("<I", len(data)) + data)
+        try:
+            self.socket.sendall(struct.pack("<I", len(data)) + data)
+        except (BrokenPipeError, ConnectionResetError):
+            while self.greeted:  # its last words are an Error, or there are none and this is a DaemonError
+                self.receive()
+            raise
 
     def send_bytes(self, data, part=0):
         for offset in range(0, max(len(data), 1), _CHUNK):
@@ -203,7 +208,7 @@ def _connected():
     try:
         yield connection
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DaemonError, RemoteError):
             connection.socket.settimeout(0.2)
             connection.send(cancel=wire.Cancel())
         raise

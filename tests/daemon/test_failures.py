@@ -318,6 +318,33 @@ def test_a_cancelled_answer_ends(place, monkeypatch):
     assert said[-1] == "status_reply" and said[-2] == "error" and set(said[:-2]) == {"chunk"}, said
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("last_words", [None, "the job has 300 bytes, at most 200 are accepted"])
+def test_a_daemon_that_ends_while_a_job_is_sent(tmp_path, monkeypatch, last_words):
+    """One clear error, its last words where it had some, and no BrokenPipeError."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket"))
+    listener.listen()
+    monkeypatch.setenv("THUNDER_SOCKET", str(tmp_path / "socket"))
+
+    def serve():
+        s, _ = listener.accept()
+        answer(s)
+        s.sendall(frame(hello_reply=wire.HelloReply(protocol=1)))
+        answer(s)
+        s.shutdown(socket.SHUT_RD)  # what the client sends from now on is an EPIPE
+        s.sendall(frame(error=wire.Error(code=5, message="the digest is not known")))
+        if last_words:
+            s.sendall(frame(error=wire.Error(code=8, message=last_words)))
+        s.close()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        served = pool.submit(serve)
+        with pytest.raises(client.RemoteError if last_words else client.DaemonError, match=last_words or "thunderd ended while it was waited for"):
+            client.compile_job(b"x" * 300)
+        served.result()
+    listener.close()
+
+
 def test_jobs_are_known_to_daemons_that_come_later(place):
     """A job started without a daemon, and one whose daemon is killed: the job goes on and the next daemon lists it."""
     script = place.script("job.py", text="""
