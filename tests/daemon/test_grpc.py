@@ -15,11 +15,11 @@ import time
 import grpc
 import pytest
 from calls import METHOD, Call, channel
-from conftest import BIN
 
 from thunder import daemon as client
 from thunder import wire
 
+BIN = os.environ.get("THUNDER_BIN", "")
 BUILD = client.build_id()
 HELLO = dict(hello=wire.Hello(kind="test", pid=1))
 pytestmark = pytest.mark.skipif(not os.path.exists(os.path.join(BIN, "..", "lib", "libthunder_grpc.so")), reason="this build has no libthunder_grpc.so")
