@@ -16,7 +16,6 @@ That route alone would silently lose things, so they are taken out of its way fi
     base was written to before, are recorded as the views they are (`_Runner.recorded`).
 """
 import contextlib
-import operator
 import warnings
 
 import torch
@@ -273,13 +272,13 @@ class Exported:
         return state
 
 
-_IN_PLACE = {getattr(operator, f"i{name}") for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")}
+_IN_PLACE = {"setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor", "ilshift", "irshift"}
 
 
 def _may_write(node):
     """Could this node of TorchDynamo's write to one of its operands?"""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return (node.target is operator.setitem or node.target in _IN_PLACE or name.endswith("_") and not name.endswith("__") or name in ("__setitem__", "__iadd__", "__isub__", "__imul__")
+    return (name.strip("_") in _IN_PLACE or name.endswith("_") and not name.endswith("__")
             or node.kwargs.get("out") is not None or bool(node.kwargs.get("inplace")) or any(a is True for a in node.args))
 
 
@@ -326,7 +325,10 @@ class _Runner(torch.nn.Module):
                 state = owner.state_of(node)
                 _set_autocast(state)
                 if not state.grad and owner.mixed and node.op in ("call_function", "call_method"):
-                    return owner.run_without_grad(self, node, super().run_node)
+                    return owner.run_without_grad(self, node)
+                return self.run_alone(node)
+
+            def run_alone(self, node):
                 if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
                     with self._set_current_node(node):
                         return owner.run_region(self, node)
@@ -351,7 +353,7 @@ class _Runner(torch.nn.Module):
         finally:
             node.meta["custom"] = custom
 
-    def run_without_grad(self, interpreter, node, run):
+    def run_without_grad(self, interpreter, node):
         given = [(n, interpreter.env[n]) for n in node.all_input_nodes if isinstance(interpreter.env.get(n), torch.Tensor)]
         kept, writes = [], self.state_of(node).writes
         with self.recorded(interpreter, node):
@@ -361,12 +363,7 @@ class _Runner(torch.nn.Module):
                 whole = self.with_history(interpreter, n)
                 if whole is not None:
                     kept.append((n, t, t._version, whole, whole.clone()))
-        if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
-            with interpreter._set_current_node(node):
-                result = self.run_region(interpreter, node)
-        else:
-            result = run(node)
-            result = result.clone() if makes_dropout(node) else result
+        result = interpreter.run_alone(node)
         with self.recorded(interpreter, node):
             for n, t, version, whole, before in kept:
                 if t._version != version:
