@@ -7,10 +7,11 @@ from . import _platform
 
 _platform.check()
 
-from .api import TraceText, compile, compile_stats, dynamo_backend, jit, last_traces  # noqa: E402
-from .errors import CompileError, DaemonError, ThunderError  # noqa: E402
-from .stats import CompileStats  # noqa: E402
-from .train_step import TrainStep, train_step  # noqa: E402
+with _platform.imports():
+    from .api import TraceText, compile, compile_stats, dynamo_backend, jit, last_traces
+    from .errors import CompileError, DaemonError, ThunderError
+    from .stats import CompileStats
+    from .train_step import TrainStep, train_step
 
 __version__ = "0.1.0"
 __all__ = ["CompileError", "CompileStats", "DaemonError", "ThunderError", "TraceText", "TrainStep", "compile", "compile_stats", "dynamo_backend",

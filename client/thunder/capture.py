@@ -440,14 +440,23 @@ def check_inputs(gm):
 _decomposed = None
 
 
+def _composites():
+    """All operators that PyTorch composes of others, without an alias or a write among their operands."""
+    from torch._export.utils import _collect_all_valid_cia_ops_for_aten_namespace, _is_preservable_cia_op
+    yield from _collect_all_valid_cia_ops_for_aten_namespace()
+    # Not PyTorch's own list of all namespaces, which asks the dispatcher for everything once for each of the 56.
+    for space in (getattr(torch.ops, name) for name in tuple(torch.ops._dir) if name != "aten"):
+        if isinstance(space, torch._ops._OpNamespace):
+            overloads = (overload for packet in space for overload in getattr(space, packet).op_overloads())
+            yield from filter(_is_preservable_cia_op, overloads)
+
+
 def _decompositions():
     """PyTorch's own ways to write operators in terms of others, for those that Thunder's table does not have."""
     global _decomposed
     if _decomposed is None:
-        from torch._decomp import core_aten_decompositions
-        from torch._export.utils import _collect_all_valid_cia_ops
-        table = dict(core_aten_decompositions())
-        table.update((op, op.decompose) for op in _collect_all_valid_cia_ops())
+        from torch._decomp import _core_aten_decompositions_post_autograd
+        table = {**_core_aten_decompositions_post_autograd(), **{op: op.decompose for op in _composites()}}
         _decomposed = {op: how for op, how in table.items()
                        if isinstance(op, torch._ops.OpOverload) and not optable.by_overload(f"{op._opname}.{op._overloadname}")}
     return _decomposed
