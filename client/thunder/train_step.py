@@ -12,6 +12,7 @@ from .signature import Layout, Signature
 from .stats import CompileStats
 
 _HYPERS = {"sgd": ("lr", "momentum", "dampening", "weight_decay"), "adam": ("lr", "betas", "eps", "weight_decay")}
+_PURE = {"f32": torch.float32, "f64": torch.float64}
 
 
 class _Compiled:
@@ -214,8 +215,11 @@ class TrainStep:
     """
 
     def __init__(self, model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors):
-        if precision not in (None, "f32", "f64", "bf16-mixed"):
-            raise ValueError(f"precision={precision!r}: want None (as the parameters are) or 'bf16-mixed'")
+        if precision not in (None, *_PURE, "bf16-mixed"):
+            raise ValueError(f"precision={precision!r}: want None (as the parameters are), 'f32', 'f64' or 'bf16-mixed'")
+        for name, p in model.named_parameters() if precision in _PURE else ():
+            if p.is_floating_point() and p.dtype is not _PURE[precision]:
+                raise ValueError(f"precision={precision!r}: parameter {name} is {p.dtype}; convert the model first: model.to({_PURE[precision]})")
         if parallel not in (None, "ddp"):
             raise ValueError(f"parallel={parallel!r}: this version knows None and 'ddp'")
         if not isinstance(accumulate, int) or accumulate < 1:
@@ -309,8 +313,8 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
             dict with the key "loss"; what it returns comes back whole.
         clip_grad_norm: largest global 2-norm of the gradients; `step.grad_norm` is the norm before clipping.
         accumulate: micro-batches per update. Each call is one; gradients are averaged. `step.flush()` takes a partial tail.
-        precision: None (as the parameters are), or "bf16-mixed": the forward part runs under torch.autocast, parameters, gradients
-            and state stay as they are.
+        precision: None (as the parameters are); "f32" or "f64": the same, and all floating-point parameters must be of that dtype;
+            "bf16-mixed": the forward part runs under torch.autocast, parameters, gradients and state stay as they are.
         parallel: None or "ddp". Either way ranks average their gradients where WORLD_SIZE is above 1, as thunderrun sets it; all
             begin with rank 0's parameters and buffers.
         executors: names in order of priority, as in thunder.compile.
@@ -318,7 +322,7 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
     Returns a TrainStep. The optimizer's state is the tensors in ``optimizer.state[p]``, and the numbers in ``param_groups`` are read
     at each call; ``p.grad`` is not set. Nothing is compiled before the first call.
 
-    Raises ValueError for an argument that is none of these. The first call raises CompileError when the step cannot be compiled as
+    Raises ValueError for an argument that is none of these, and for a parameter that ``precision`` rules out. The first call raises CompileError when the step cannot be compiled as
     a whole: there are no pieces in eager PyTorch.
     """
     return TrainStep(model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors)

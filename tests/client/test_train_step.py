@@ -180,6 +180,16 @@ def test_resume_is_bit_for_bit(tmp_path):
     assert first + run(slice(6, 12), load=tmp_path / "c.pt") == whole
 
 
+def test_precision_names_what_the_parameters_must_be():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2).double())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"precision='f32': parameter 1.weight is torch.float64"):
+        thunder.train_step(model, optimizer, loss_fn, precision="f32")
+    with pytest.raises(ValueError, match="want None .* or 'bf16-mixed'"):
+        thunder.train_step(model, optimizer, loss_fn, precision="fp8")
+    thunder.train_step(model.double(), optimizer, loss_fn, precision="f64")
+
+
 def test_other_optimizers_run_after_the_plan():
     torch.manual_seed(0)
     model = Net().double()
