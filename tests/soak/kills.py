@@ -38,7 +38,9 @@ for i in range(2000):
     step(torch.randn(4, 8), torch.randn(4, 1))
 child.kill()
 """
-VICTIMS = {"daemon": r"thunderd --serve", "worker": r"thunderc --worker", "rank": r"python\S* .*job\.py", "step": r"thunder-step ", "thunderrun": r"thunderrun "}
+# By the beginning of the command line: thunderrun's and thunder-step's end with the rank's.
+VICTIMS = {"daemon": r"\S*thunderd --serve", "worker": r"\S*thunderc --worker", "rank": r"\S*python\S* \S*job\.py", "step": r"\S*thunder-step ",
+           "thunderrun": r"\S*thunderrun "}
 
 
 def one(seed, seen):
@@ -59,7 +61,7 @@ def one(seed, seen):
         end = time.time() + r.uniform(0.2, 12)
         target = None
         while time.time() < end or target is None:
-            pids = [pid for pid, command in place.processes().items() if re.search(pattern, command)]
+            pids = [pid for pid, command in place.processes().items() if re.match(pattern, command)]
             if pids and time.time() >= end:
                 target = r.choice(pids)
             elif time.time() > end + 40:
