@@ -175,7 +175,9 @@ def main():
             spent[0] = (time.time() - started) / options.seconds
             if WORLD > 1:
                 torch.distributed.broadcast(spent, 0)
-            if spent >= 1:
+            over = spent >= 1
+            bar.total = done if over else min(options.steps, max(done + 10, round(done / float(spent))))  # as far as the time will reach
+            if over:
                 break
     bar.close()
     if WORLD > 1:
