@@ -20,7 +20,7 @@ export THUNDER_BUILD_DIR := $(abspath $(BUILD))
 ifeq ($(CI),true)
 WERROR := -DTHUNDER_WERROR=ON
 endif
-PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider
+PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider -rs
 
 .PHONY: all setup build demo test test-quick test-sanitizers bench docs dist fuzz soak aarch64 format clean
 all: build

@@ -180,11 +180,18 @@ void th_rule_fail(th_rule *r, const char *format, ...) {
   va_end(args);
 }
 
+void th_rule_refuse(th_rule *r, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  th_fail(r->b, th_status_createv(TH_CODE_UNIMPLEMENTED, __FILE__, __LINE__, format, args));
+  va_end(args);
+}
+
 int64_t th_rule_int(th_rule *r, const char *name) {
   const th_attr *a = th_rule_attr(r, name);
   int64_t i = 0;
   if (a->kind == TH_ATTR_BOOL) return a->b;
-  if (a->kind != TH_ATTR_INT || !th_dim_is_const(th_ctx(r->b), a->i, &i)) th_rule_fail(r, "%s must be a constant integer", name);
+  if (a->kind != TH_ATTR_INT || !th_dim_is_const(th_ctx(r->b), a->i, &i)) th_rule_refuse(r, "%s must be a constant integer", name);
   return i;
 }
 

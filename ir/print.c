@@ -181,7 +181,8 @@ static void print_input(printer *p, uint32_t g, uint32_t i) {
       print_dims(p, in->strides, th_type_of(p->t, v)->rank);
       th_strbuf_add(&p->s, ")");
     }
-    if (p->names && i < p->names->n_values && *p->names->values[i]) th_strbuf_printf(&p->s, "  // %s", p->names->values[i]);
+    /* The side table numbers the captured inputs, which a backward half does not begin with. */
+    if (p->names && i < p->names->n_values && *p->names->values[i] && !th_trace_is_backward_half(p->t)) th_strbuf_printf(&p->s, "  // %s", p->names->values[i]);
   }
   th_strbuf_add(&p->s, "\n");
 }

@@ -192,7 +192,7 @@ bool th_trace_is_backward_half(const th_trace *t) {
   bool tangent = false;
   for (uint32_t i = 0; i < t->graphs[0]->n_inputs; i++) {
     th_input_kind k = t->inputs[i].kind;
-    if (k != TH_INPUT_SAVED && k != TH_INPUT_TANGENT && k != TH_INPUT_SEED && k != TH_INPUT_OFFSET) return false;
+    if (k != TH_INPUT_SAVED && k != TH_INPUT_TANGENT && k != TH_INPUT_SEED && k != TH_INPUT_OFFSET && k != TH_INPUT_INTEGER) return false;
     tangent |= k == TH_INPUT_TANGENT;
   }
   return tangent;

@@ -279,6 +279,7 @@ static PyObject *numbers(PyObject *self, uint32_t n, uint32_t (*get)(const th_pl
 
 static PyObject *plan_name(PyObject *self, void *unused) { return (void)unused, PyUnicode_FromString(th_plan_name(((PlanObject *)self)->plan)); }
 static PyObject *plan_input_kinds(PyObject *self, void *unused) { return (void)unused, numbers(self, th_plan_input_count(((PlanObject *)self)->plan), th_plan_input_kind); }
+static PyObject *plan_input_symbols(PyObject *self, void *unused) { return (void)unused, numbers(self, th_plan_input_count(((PlanObject *)self)->plan), th_plan_input_symbol); }
 static PyObject *plan_output_kinds(PyObject *self, void *unused) { return (void)unused, numbers(self, th_plan_output_count(((PlanObject *)self)->plan), th_plan_output_kind); }
 static PyObject *plan_output_bases(PyObject *self, void *unused) { return (void)unused, numbers(self, th_plan_output_count(((PlanObject *)self)->plan), th_plan_output_base); }
 static PyObject *plan_peak(PyObject *self, void *unused) { return (void)unused, PyLong_FromUnsignedLongLong(th_plan_predicted_peak(((PlanObject *)self)->plan)); }
@@ -295,6 +296,7 @@ static PyMethodDef plan_methods[] = {{"run", plan_run, METH_O, "run(inputs) -> l
                                      {"run_step", plan_run_step, METH_O, "run_step(inputs) -> list: as run; counts a training step (thunderctl ls)."}, {NULL, NULL, 0, NULL}};
 static PyGetSetDef plan_getset[] = {{"name", plan_name, NULL, "forward, backward, step", NULL},
                                     {"input_kinds", plan_input_kinds, NULL, "Trace.input_kind of each input", NULL},
+                                    {"input_symbols", plan_input_symbols, NULL, "number of the trace's symbol that the input gives; 2**32 - 1 for most", NULL},
                                     {"output_kinds", plan_output_kinds, NULL, "Trace.output_kind of each output", NULL},
                                     {"output_bases", plan_output_bases, NULL, "Trace.output_base of each output", NULL},
                                     {"predicted_peak", plan_peak, NULL, "bytes held at the end of a call", NULL},

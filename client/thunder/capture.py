@@ -24,8 +24,9 @@ import torch.fx.traceback as fx_traceback
 from torch._functorch.aot_autograd import aot_export_module
 from torch._guards import TracingContext, detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, guard_scalar
 from torch.utils import _pytree as pytree
 
 from . import optable
@@ -97,15 +98,16 @@ def expression(value):
     return value.node.expr if isinstance(value, torch.SymInt) else int(value)
 
 
+def hint(value):
+    """An int, or what a SymInt is in the call that is captured; asking makes no guard."""
+    return value.node.hint if isinstance(value, torch.SymInt) else value
+
+
 def symbol_range(value):
     """(smallest, largest or -1) of the symbols' values that the guards of this capture allow."""
-    try:
-        bound = value.node.shape_env.bound_sympy(value.node.expr)
-        low, high = int(bound.lower), bound.upper
-        high = int(high) if high.is_finite and int(high) < 2**62 else -1
-        return max(low, 0), high
-    except Exception:
-        return 0, -1
+    bound = value.node.shape_env.bound_sympy(value.node.expr)
+    low, high = (int(b) if b.is_Integer and abs(b) < 2**62 else None for b in (bound.lower, bound.upper))
+    return max(low or 0, 0), -1 if high is None else high
 
 
 # ---- State of nodes ---------------------------------------------------------------------------------------------------
@@ -172,6 +174,7 @@ class Region:
         self.backward = backward    # GraphModule or None
         self.state = state          # State it was called in
         self.number = number        # of the TorchDynamo node
+        self.places = ()            # positions of the body's inputs that are tensors; the others are sizes
         self.outputs = None         # spec of the body's result; set by the first run
         self.n_outputs = 0          # tensors the user gets
         self.mutated = ()           # positions of args the body writes
@@ -194,10 +197,13 @@ def _region_fake(args, number):
     region = _regions[number]
     with torch._C.DisableTorchFunction(), _preserved_modes():
         fakes = [_fresh(a) for a in args]
+        given = [example(n) for n in placeholders(region.body)]
+        for place, fake in zip(region.places, fakes):
+            given[place] = fake
         versions = [f._version for f in fakes]
         _set_autocast(region.state)
         _set_grad_enabled(region.state.grad)
-        out = torch.fx.Interpreter(region.body).run(*fakes)
+        out = torch.fx.Interpreter(region.body).run(*given)
         if region.kind == "custom_grad":
             outs, saved = out[0], out[1]
             flat = _tensors(outs)
@@ -222,9 +228,9 @@ _library.define("straight_through(Tensor value, Tensor source) -> Tensor")
 
 def _tensors(tree):
     leaves = pytree.tree_leaves(tree)
-    if not all(isinstance(leaf, torch.Tensor) or leaf is None for leaf in leaves):
-        raise Unsupported("higher-order operator", "returns or saves something that is not a tensor")
-    return [leaf for leaf in leaves if leaf is not None]
+    if not all(isinstance(leaf, (torch.Tensor, torch.SymInt)) or leaf is None for leaf in leaves):
+        raise Unsupported("higher-order operator", "returns or saves something that is no tensor and no size")
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 torch.library.register_fake("thunder_capture::region", _region_fake, lib=_library)  # of the Meta key too, in torch 2.11 to 2.13
@@ -290,6 +296,13 @@ def _only_moves(node):
     return node.target._opname.endswith("_scatter") or any(r.alias_info is not None for r in node.target._schema.returns)
 
 
+def remember_number(tensor, number):
+    """Lets tensor.item() give TorchDynamo's `number`, which knows its value, and not a new one that depends on data."""
+    inner = torch._from_functional_tensor(tensor.elem) if isinstance(tensor, FunctionalTensor) else tensor
+    if isinstance(inner, FakeTensor):
+        inner.item_memo = number
+
+
 def _is_view(node):
     """Does this node of TorchDynamo's give a view of an operand?"""
     def keys(nodes):
@@ -332,6 +345,8 @@ class _Runner(torch.nn.Module):
                 if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
                     with self._set_current_node(node):
                         return owner.run_region(self, node)
+                if isinstance(example(node), torch.SymFloat) and node.target == "item":
+                    remember_number(self.env[node.args[0]], example(node))
                 result = super().run_node(node)
                 return result.clone() if makes_dropout(node) else result
 
@@ -382,7 +397,7 @@ class _Runner(torch.nn.Module):
         for n, value in interpreter.env.items():
             fake = example(n)
             if isinstance(value, torch.Tensor) and isinstance(fake, torch.Tensor) and fake.requires_grad and storage_key(fake) == key:
-                found.append((fake.numel(), value))
+                found.append((hint(fake.numel()), value))
         return max(found, key=lambda pair: pair[0])[1] if found else None
 
     def run_region(self, interpreter, node):
@@ -396,12 +411,14 @@ class _Runner(torch.nn.Module):
             region = Region("checkpoint", body, None, self.states[number], number)
             if kwargs.get("context_fn") is not None:
                 raise Unsupported("torch.utils.checkpoint", "context_fn is not supported", number)
-        if not all(isinstance(a, torch.Tensor) for a in operands):
+        if not all(isinstance(a, (torch.Tensor, torch.SymInt)) for a in operands):
             raise Unsupported("autograd.Function" if backward_of(region) else "torch.utils.checkpoint",
-                              "called with something that is not a tensor", number)
+                              "called with something that is no tensor and no size", number)
+        region.places = tuple(i for i, a in enumerate(operands) if isinstance(a, torch.Tensor))
+        operands = [operands[i] for i in region.places]
         index = len(_regions)
         _regions.append(region)
-        results = torch.ops.thunder_capture.region(list(operands), index)
+        results = torch.ops.thunder_capture.region(operands, index)
         for position, i in enumerate(region.mutated):
             value = results[len(results) - len(region.mutated) + position]
             operands[i].copy_(value)
@@ -420,6 +437,17 @@ def _fake_inputs(values):
     with mode:
         return [torch.empty_strided(v.size(), v.stride(), dtype=v.dtype, device=v.device)
                 if isinstance(v, torch.Tensor) else v for v in values], mode
+
+
+def count_writes(gm, position):
+    """How often a TorchDynamo graph writes to an input. (The fake tensor TorchDynamo made for a part of a storage has another
+    version to begin with.)"""
+    values = [example(n) for n in placeholders(gm)]
+    mode = detect_fake_mode(values)
+    with mode, torch.no_grad(), _preserved_modes():
+        given = [torch.empty_strided(v.size(), v.stride(), dtype=v.dtype) if isinstance(v, torch.Tensor) else v for v in values]
+        torch.fx.Interpreter(gm).run(*given)
+    return given[position]._version
 
 
 def check_inputs(gm):
@@ -536,15 +564,33 @@ def _export_regions(exported):
             continue
         region = _regions[node.args[1]]
         exported.regions[node] = region
-        operands = [a.meta["val"] for a in node.args[0]]
+        operands = [example(n) for n in placeholders(region.body)]
+        for place, a in zip(region.places, node.args[0]):
+            operands[place] = a.meta["val"]
         region.forward_export = export(region.body, operands, annotate(region.body, region.state))
         _export_regions(region.forward_export)
-        if region.backward is None:
-            continue
         results = [r for r in region.forward_export.outputs if r is not None]
-        values = [r.meta["val"] for r in results]
-        region.backward_export = export(region.backward, values, annotate(region.backward, region.state))
-        _export_regions(region.backward_export)
+        if region.backward is not None:  # it takes sizes too that the forward part saved
+            region.backward_export = export(region.backward, [r.meta["val"] for r in results], annotate(region.backward, region.state))
+            _export_regions(region.backward_export)
+        region.forward_export.outputs = [r for r in results if isinstance(r.meta["val"], torch.Tensor)]
+
+
+def specialize(number):
+    """The value of a SymFloat in this capture. TorchDynamo captures anew for another one: it has a guard from here on, which is
+    possible until the backend returns."""
+    return guard_scalar(number)
+
+
+def is_python_number(node):
+    """Is this input one of the user's Python numbers, which TorchDynamo hands over as a tensor of rank 0?"""
+    value = node.meta.get("val")
+    return (node.op == "placeholder" and isinstance(value, torch.Tensor) and value.dim() == 0 and value.dtype is torch.float64
+            and bool(node.users) and all(is_item(user) for user in node.users))
+
+
+def is_item(node):
+    return node.op == "call_function" and node.target is torch.ops.aten._local_scalar_dense.default
 
 
 def is_region(node):

@@ -39,6 +39,7 @@ def row_of(node):
 def check(exported):
     """The operators of a captured graph that Thunder does not compile, as Unsupported errors (empty: none)."""
     problems = []
+    settle_numbers(exported)
     for node in exported.gm.graph.nodes:
         number = capture.node_number(node)
         try:
@@ -55,7 +56,30 @@ def check(exported):
     return problems
 
 
+def settle_numbers(exported):
+    """Python floats that may change from call to call stay values where each user takes them as an operand. Others, and what is
+    computed of them, become constants that TorchDynamo guards."""
+    for node in list(exported.gm.graph.nodes):
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymFloat) and not (
+                capture.is_item(node) and capture.is_python_number(node.args[0]) and all(_takes_as_operand(user, node) for user in node.users)):
+            node.replace_all_uses_with(capture.specialize(value))
+            exported.gm.graph.erase_node(node)
+
+
+def _takes_as_operand(user, node):
+    row = row_of(user)
+    if row is None:
+        return False
+    operands = {spec["name"] for spec in row.operands if not spec.get("variadic")}
+    places = [i for i, a in enumerate(user.args) if a is node]
+    names = {user.target._schema.arguments[i].name for i in places} | {k for k, a in user.kwargs.items() if a is node}
+    return bool(names) and names <= operands
+
+
 def _check_node(node):
+    if capture.is_item(node) and capture.is_python_number(node.args[0]):
+        return
     if node.op in ("placeholder", "output") or capture.is_marker(node) or node.target is operator.getitem:
         return
     if node.op == "get_attr":
@@ -214,17 +238,16 @@ class Encoder:
         t.symbol_max.append(high)
         t.symbol_multiple.append(1)
 
-    def graph(self, name, exported, inputs, output_nodes):
-        """Writes one graph. `inputs`: (name, fake value or SymInt) for each FX input. `output_nodes`: FX nodes, or a fake
-        tensor in a None gradient's place (zeros)."""
+    def graph(self, name, exported, nodes, inputs, output_nodes):
+        """Writes one graph. `nodes`: its FX inputs; `inputs`: (name, fake value or SymInt) for each. `output_nodes`: FX nodes, or
+        a fake tensor in a None gradient's place (zeros)."""
         t = self.trace
         t.graph_name.append(self.string(name))
         t.graph_inputs.append(len(inputs))
-        if exported.constants and len(inputs) == len(exported.inputs):
-            raise Unsupported("a constant tensor", "inside a checkpoint or an autograd.Function")
-        for node, (label, value) in zip([*exported.inputs, *(n for n, _ in exported.constants)], inputs):
+        for node, (label, value) in zip(nodes, inputs):
             if isinstance(value, torch.Tensor):
-                self.values[node] = self.add_value(self.type_of(value), label)
+                weak = wire.FLAG_WEAK if capture.is_python_number(node) else 0
+                self.values[node] = self.add_value(self.type(value.dtype, value.size(), weak), label)
             else:
                 self.values[node] = self.add_value(self.type(torch.int64, (), wire.FLAG_HOST), label)
         first = len(self.operators)
@@ -236,6 +259,8 @@ class Encoder:
                 self.values[node] = made[node.args[1]]
             elif node in exported.regions:
                 self.region(exported, node)
+            elif capture.is_item(node):
+                self.values[node] = self.values[node.args[0]]
             elif node.op == "get_attr":
                 continue
             elif not is_shape_node(node):
@@ -352,12 +377,16 @@ class Encoder:
             else:
                 operands.append(self.operand(exported, node, value))
         attrs = [(spec["name"], spec["kind"], given[spec["name"]]) for spec in row.attrs if spec["name"] in given]
-        value = node.meta.get("val")
+        value, name = node.meta.get("val"), row.name
+        if name in ("torch.split", "torch.chunk") and isinstance(node.args[0].meta["val"].size(given.get("dim", 0)), torch.SymInt):
+            # How many pieces there are is known here, of a symbol alone it is not.
+            sizes = [piece.size(given.get("dim", 0)) for piece in value]
+            name, attrs = "torch.split_with_sizes", [("split_sizes", "ints", sizes), ("dim", "int", given.get("dim", 0))]
         results = list(value) if isinstance(value, (list, tuple)) else [value]
         types = [self.type_of(r) if isinstance(r, torch.Tensor) else wire.NONE for r in results]
         if row.results >= 0:
             types = (types + [wire.NONE] * row.results)[:row.results]
-        self.begin_op(row.name, exported, node)
+        self.begin_op(name, exported, node)
         made = self.end_op(operands, attrs, types, [node.name])
         self.values[node] = made if isinstance(value, (list, tuple)) else made[0]
 
@@ -372,9 +401,10 @@ class Encoder:
             attrs, name = [("body", "graph", body)], "torch.checkpoint"
         else:
             backward = region.backward_export
-            if len(backward.inputs) != len(forward.outputs):
+            if len(tensors(backward.inputs)) != len(forward.outputs):
                 raise Unsupported("autograd.Function", "its backward takes other values than its forward gives", region.number)
-            gradients = [g if isinstance(g, torch.fx.Node) else a.meta["val"] for g, a in zip(backward.outputs, node.args[0])]
+            given = [backward.outputs[i] for i in region.places if i < len(backward.outputs)]
+            gradients = [g if isinstance(g, torch.fx.Node) else a.meta["val"] for g, a in zip(given, node.args[0])]
             if len(gradients) != len(operands):
                 raise Unsupported("autograd.Function", "its backward returns another number of gradients than it has inputs",
                                   region.number)
@@ -416,10 +446,10 @@ def source_of(node):
 
 
 class Encoded:
-    """A serialized trace, its names, and for each op (ATen name, number of the TorchDynamo node)."""
+    """A serialized trace, its names, for each op (ATen name, number of the TorchDynamo node), for each symbol its expression."""
 
-    def __init__(self, trace, names, operators):
-        self.trace, self.names, self.operators = trace, names, operators
+    def __init__(self, trace, names, operators, symbols):
+        self.trace, self.names, self.operators, self.symbols = trace, names, operators, symbols
         self.trace_bytes = trace.SerializeToString(deterministic=True)
 
     def source(self, op):
@@ -430,20 +460,28 @@ class Encoded:
         return f"{text[self.names.op_file[op]]}:{self.names.op_line[op]}: {text[self.names.op_text[op]]}"
 
 
+def tensors(nodes):
+    return [n for n in nodes if isinstance(n.meta["val"], torch.Tensor)]
+
+
 def encode(exported, signature):
     """The trace of a captured graph."""
     e = Encoder()
     e.add_symbols(signature.inputs)
-    e.graph("main", exported, [(short_name(i.name), i.value) for i in signature.inputs], [o.node for o in signature.outputs])
+    e.graph("main", exported, [*exported.inputs, *(n for n, _ in exported.constants)], [(short_name(i.name), i.value) for i in signature.inputs],
+            [o.node for o in signature.outputs])
     done = 0
     while done < len(e.bodies):  # bodies may own bodies
         name, body, outputs = e.bodies[done]
-        e.graph(name, body, [(f"arg{i}", n.meta["val"]) for i, n in enumerate(body.inputs)], outputs)
+        if body.constants:
+            raise Unsupported("a constant tensor", "inside a checkpoint or an autograd.Function")
+        nodes = tensors(body.inputs)  # sizes are known outside of it
+        e.graph(name, body, nodes, [(f"arg{i}", n.meta["val"]) for i, n in enumerate(nodes)], outputs)
         done += 1
     _signature(e, signature)
     e.trace.strings.extend(e.strings)
     e.names.strings.extend(e.name_strings)
-    return Encoded(e.trace, e.names, e.operators)
+    return Encoded(e.trace, e.names, e.operators, list(e.symbols))
 
 
 def _signature(e, signature):

@@ -43,7 +43,7 @@ class Region:
         mode = "forward_backward" if signature.differentiated else "forward"
         job = jobs.Job(encoded, mode, executors=self.settings.executors, disabled_passes=self.settings.disabled_passes)
         program = job.run(self.stats)
-        self.executor = runtime.Executor(program, signature)
+        self.executor = runtime.Executor(program, signature, encoded.symbols)
         self.stats.regions += 1
         self.stats.plans += list(program.plans)
         self.layout = self.exported = None

@@ -12,7 +12,7 @@ class Plan:
 
     def __init__(self, native):
         self.native = native
-        self.input_kinds = list(native.input_kinds)
+        self.input_kinds, self.input_symbols = list(native.input_kinds), list(native.input_symbols)
         self.output_kinds = list(native.output_kinds)
         self.output_bases = list(native.output_bases)
 
@@ -45,9 +45,10 @@ _ZERO = torch.zeros((), dtype=torch.int64)
 
 
 class Executor:
-    """Calls the plans of one region. `inputs`: what the captured graph takes, constants last."""
+    """Calls the plans of one region. `inputs`: what the captured graph takes, constants last. `symbols`: the expression of each
+    symbol of the trace."""
 
-    def __init__(self, program, signature):
+    def __init__(self, program, signature, symbols):
         self.signature = signature
         self.forward_plan = program.plans["forward"]
         self.backward_plan = program.plans.get("backward")
@@ -59,7 +60,10 @@ class Executor:
         self.integers = [i for i, item in enumerate(signature.inputs) if item.kind == wire.INPUT_INTEGER]
         self.plain = self.forward_plan.input_kinds == [item.kind for item in signature.inputs]
         self.seeded = any(wire.INPUT_SEED in plan.input_kinds for plan in program.plans.values())
+        self.sizes = ()  # symbols that the backward plan takes as integers: no saved tensor has them as a size
         if self.backward_plan is not None:
+            given = zip(self.backward_plan.input_kinds, self.backward_plan.input_symbols)
+            self.sizes = [symbols[s] for kind, s in given if kind == wire.INPUT_INTEGER]
             self.tangents = [i for i in self.fresh if signature.outputs[i].value.dtype.is_floating_point]
             self.gradients = [(i, base) for i, (kind, base) in
                               enumerate(zip(self.backward_plan.output_kinds, self.backward_plan.output_bases))
@@ -80,13 +84,13 @@ class Executor:
                 torch.autograd.graph.increment_version(tensor)
         return made, [made[i] for i in self.saved]
 
-    def run_backward(self, saved, tangents, seed):
+    def run_backward(self, saved, tangents, seed, sizes=()):
         """Gradients by position of the input; None where there is none. `seed` is the forward half's: what it drew is drawn
-        again, not saved."""
-        inputs, kept, given = [], iter(saved), iter(tangents)
+        again, not saved. `sizes`: values of `self.sizes` in the forward half's call."""
+        inputs, kept, given, numbers = [], iter(saved), iter(tangents), iter(sizes)
         for kind in self.backward_plan.input_kinds:
             inputs.append(next(kept) if kind == wire.INPUT_SAVED else seed if kind == wire.INPUT_SEED else
-                          _ZERO if kind == wire.INPUT_OFFSET else next(given))
+                          _ZERO if kind == wire.INPUT_OFFSET else next(numbers) if kind == wire.INPUT_INTEGER else next(given))
         made = self.backward_plan.run(inputs)
         gradients = [None] * len(self.signature.inputs)
         for position, base in self.gradients:
@@ -101,7 +105,10 @@ class _Function(torch.autograd.Function):
     def forward(ctx, executor, *inputs):
         ctx.seed = draw_seed() if executor.seeded else None
         made, saved = executor.run_forward(inputs, ctx.seed)
-        ctx.executor = executor
+        ctx.executor, ctx.sizes = executor, ()
+        if executor.sizes:
+            known = _sizes(executor.signature, inputs)
+            ctx.sizes = [known[s] for s in executor.sizes]
         ctx.set_materialize_grads(False)
         ctx.integers = [None if isinstance(s, torch.Tensor) else s for s in saved]
         ctx.save_for_backward(*(s for s in saved if isinstance(s, torch.Tensor)))
@@ -120,7 +127,7 @@ class _Function(torch.autograd.Function):
         wanted = [g for i, g in zip(executor.fresh, grads) if i in executor.tangents]
         tangents = [torch.zeros(shape, dtype=dtype) if g is None else g.to(dtype).contiguous()
                     for g, (shape, dtype) in zip(wanted, ctx.shapes)]
-        return (None, *executor.run_backward(saved, tangents, ctx.seed))
+        return (None, *executor.run_backward(saved, tangents, ctx.seed, ctx.sizes))
 
 
 def call(executor, inputs):

@@ -38,7 +38,7 @@ class Layout:
     several outputs are views of) and a recipe for every output of the user's."""
 
     def __init__(self, gm, states):
-        self.states, self.mixed = states, any(s.grad for s in states)
+        self.gm, self.states, self.mixed = gm, states, any(s.grad for s in states)
         self.inputs = [Input(n, capture.example(n)) for n in capture.placeholders(gm)]
         returned = capture.output_nodes(gm)
         input_of = {}
@@ -98,6 +98,11 @@ class Layout:
                     self.recipes[p] = ("same", base)
                 else:
                     self.recipes[p] = ("view of output", base, node, value, _offset(value, base_value), self._is_cut(node, base_node))
+
+    def writes(self, position):
+        """How often a call raises the version counter of the input at that position."""
+        value = self.inputs[position].value
+        return value._version if _is_whole(value) else capture.count_writes(self.gm, position)
 
     def _is_cut(self, node, base=None):
         """Is one of the views between `base` (an input) and `node` made where gradients are off, in a graph that has some?"""
@@ -185,7 +190,7 @@ class Signature:
             else:
                 output = Output(wire.OUTPUT_WRITTEN, node, item.value, i)
                 item.written_by = len(self.outputs)
-            output.versions = item.value._version
+            output.versions = layout.writes(i)
             self.outputs.append(output)
         self.symbolic = any(isinstance(i.value, torch.SymInt) or isinstance(i.value, torch.Tensor)
                             and any(isinstance(n, torch.SymInt) for n in i.value.size()) for i in self.inputs)

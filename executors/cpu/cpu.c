@@ -76,7 +76,7 @@ static bool claims(const th_options *options, const th_trace *t, const th_op *op
   if (!back && heads != key_heads && !th_attr_bool(op, "enable_gqa")) return false;
   th_dim *ints = TH_ARENA_ARRAY(th_context_arena(c), th_dim, 1);
   ints[0] = th_dim_const(c, th_attr_bool(op, "is_causal"));
-  double scale = back || !th_attr_absent(op, "scale") ? th_attr_float(c, op, "scale") : 1 / sqrt((double)size);
+  double scale = !th_attr_absent(op, "scale") ? th_attr_float(c, op, "scale") : 1 / sqrt((double)size);
   *out = (th_library_call){.function = back ? "attention_backward" : "attention", .n_ints = 1, .ints = ints, .alpha = scale};
   return true;
 }

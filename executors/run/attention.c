@@ -11,6 +11,7 @@
 #include "executors/run/library.h"
 #include "executors/vector_math.h"
 
+#define TH_FMAF(a, b, c) ((a) * (b) + (c)) /* fused where the clone's target has it */
 TH_BITS
 TH_EXPF
 

@@ -255,6 +255,13 @@ const char *th_plan_name(const th_plan *p) { return p->wire->name; }
 uint32_t th_plan_input_count(const th_plan *p) { return (uint32_t)p->wire->n_input_tensor; }
 uint32_t th_plan_output_count(const th_plan *p) { return (uint32_t)p->wire->n_output_tensor; }
 uint32_t th_plan_input_kind(const th_plan *p, uint32_t i) { return p->wire->input_kind[i]; }
+uint32_t th_plan_input_symbol(const th_plan *p, uint32_t i) {
+  for (size_t s = 0; s < p->wire->n_symbol_value; s++) {
+    uint32_t e = p->wire->symbol_value[s];
+    if (p->wire->expr_kind[e] == TH_EXPR_INTEGER && p->wire->expr_a[e] == (int64_t)i) return (uint32_t)s;
+  }
+  return TH_NO_SYMBOL;
+}
 th_dtype th_plan_input_dtype(const th_plan *p, uint32_t i) { return th_dtype_from_wire((int)p->wire->tensor_dtype[p->wire->input_tensor[i]]); }
 uint32_t th_plan_output_kind(const th_plan *p, uint32_t i) { return p->wire->output_kind[i]; }
 uint32_t th_plan_output_base(const th_plan *p, uint32_t i) { return p->wire->output_base[i]; }

@@ -27,6 +27,8 @@ const char *th_plan_name(const th_plan *plan);
 uint32_t th_plan_input_count(const th_plan *plan);
 uint32_t th_plan_output_count(const th_plan *plan);
 uint32_t th_plan_input_kind(const th_plan *plan, uint32_t input);
+#define TH_NO_SYMBOL UINT32_MAX
+uint32_t th_plan_input_symbol(const th_plan *plan, uint32_t input); /* the symbol (Trace.symbol_*) that this integer gives, else TH_NO_SYMBOL */
 th_dtype th_plan_input_dtype(const th_plan *plan, uint32_t input);
 uint32_t th_plan_output_kind(const th_plan *plan, uint32_t output);
 uint32_t th_plan_output_base(const th_plan *plan, uint32_t output);

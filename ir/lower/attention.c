@@ -77,8 +77,15 @@ typedef struct attention {
   uint32_t n_lead;
   int64_t key_group, value_group; /* query heads that share one */
   double scale;
-  bool constant_scale;
+  bool scale_by_size; /* the scale is the head size's rsqrt, and that is no constant */
 } attention;
+
+static th_value scaled(th_builder *b, const attention *a, th_value x) {
+  if (b->status || !a->scale_by_size) return th_mul_scalar(b, x, a->scale);
+  th_type t = th_rule_type(b, x);
+  th_value scale = th_rsqrt(b, th_const_dim(b, th_size(b, a->q, -1), t.dtype));
+  return th_mul(b, x, th_broadcast(b, scale, t.dims, t.rank, NULL));
+}
 
 static th_value masked_scores(th_rule *r, th_value scores, th_value mask, bool causal) {
   th_builder *b = r->b;
@@ -126,8 +133,8 @@ static bool begin(th_rule *r, th_value mask, attention *a) {
   int64_t e;
   if (th_rule_has(r, "scale")) a->scale = th_rule_float(r, "scale");
   else if (th_dim_is_const(th_ctx(b), th_size(b, a->q, -1), &e)) a->scale = e > 0 ? 1 / sqrt((double)e) : 1;
-  else th_rule_fail(r, "the head size must be a constant");
-  a->scores = th_mul_scalar(b, product(b, a->q, a->k, a->n_lead, 1, 1), a->scale);
+  else a->scale_by_size = true;
+  a->scores = scaled(b, a, product(b, a->q, a->k, a->n_lead, 1, 1));
   a->scores = masked_scores(r, a->scores, mask, th_rule_bool(r, "is_causal"));
   return !b->status;
 }
@@ -170,7 +177,7 @@ void th__lower_sdpa_backward(th_rule *r) {
   th_value dv = product(b, p, grad, a.n_lead, 0, 0);
   th_value row = th_reduce(b, TH_OP_reduce_sum, th_mul(b, grad, out), &last, 1, false);
   th_value dp = product(b, grad, a.v, a.n_lead, 1, 1);
-  th_value ds = th_mul_scalar(b, th_mul(b, p, th_sub(b, dp, th_spread(b, row, dp, &last, 1))), a.scale);
+  th_value ds = scaled(b, &a, th_mul(b, p, th_sub(b, dp, th_spread(b, row, dp, &last, 1))));
   th_value dq = product(b, ds, a.k, a.n_lead, 1, 0), dk = product(b, ds, a.q, a.n_lead, 0, 0);
   th_value grads[3] = {dq, sum_heads(b, dk, a.key_group), sum_heads(b, dv, a.value_group)};
   for (int i = 0; i < 3 && !b->status; i++) {

@@ -166,6 +166,10 @@ static th_value adaptive_axis(th_builder *b, th_value x, uint32_t dim, int64_t m
   if (b->status) return TH_NO_VALUE;
   th_type t = th_rule_type(b, x);
   int64_t n;
+  if (m == 1) { /* the mean, of whatever size */
+    th_value sum = th_reduce(b, TH_OP_reduce_sum, x, (int64_t[]){dim}, 1, true);
+    return th_div(b, sum, th_broadcast_to(b, th_const_dim(b, t.dims[dim], t.dtype), th_type_of(b->trace, sum)->dims, t.rank));
+  }
   if (!th_dim_is_const(th_ctx(b), t.dims[dim], &n) || m < 1) {
     th_fail(b, TH_ERROR(UNIMPLEMENTED, "adaptive pooling wants constant sizes"));
     return TH_NO_VALUE;
@@ -203,7 +207,7 @@ void th__lower_adaptive_avg_pool2d(th_rule *r) {
   int64_t m;
   if (rank < 3) th_rule_fail(r, "the input has rank %u, want 3 or 4", rank);
   for (uint32_t i = 0; i < 2 && !r->b->status; i++) {
-    if (!th_dim_is_const(th_ctx(r->b), size[i], &m)) th_rule_fail(r, "output_size must be constants");
+    if (!th_dim_is_const(th_ctx(r->b), size[i], &m)) th_rule_refuse(r, "output_size must be constants");
     else x = adaptive_axis(r->b, x, rank - 2 + i, m);
   }
   th_rule_return(r, th_convert(r->b, x, th_dtype_of(r->b, r->in[0])));

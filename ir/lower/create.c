@@ -40,7 +40,7 @@ void th__lower_arange(th_rule *r) {
   if (whole) {
     int64_t s;
     if (!th_dim_is_const(c, step->i, &s) || s == 0) {
-      th_rule_fail(r, "step must be a constant other than 0");
+      th_rule_refuse(r, "step must be a constant other than 0");
       return;
     }
     th_dim span = s > 0 ? th_dim_sub(c, end->i, start->i) : th_dim_sub(c, start->i, end->i);

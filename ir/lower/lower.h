@@ -44,6 +44,8 @@ uint32_t th_rule_dims(th_rule *r, const char *name, uint32_t rank, int64_t *out)
 const th_dim *th_rule_sizes(th_rule *r, const char *name, uint32_t n);
 /* Fails the rule: INVALID_ARGUMENT "op torch.x: text". */
 void th_rule_fail(th_rule *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same for what PyTorch allows and no rule can do (yet): UNIMPLEMENTED, so that the client runs it in eager PyTorch. */
+void th_rule_refuse(th_rule *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 th_status th_infer_by_lowering(th_trace *trace, th_op_kind kind, const th_value *operands, uint32_t n, const th_attr *attrs,
                                th_type *out_types, uint32_t capacity, uint32_t *out_count);

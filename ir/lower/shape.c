@@ -202,7 +202,7 @@ static void slice_bounds(th_rule *r, th_value x, uint32_t *dim, th_dim *start, t
   *step = th_rule_dim(r, "step");
   int64_t s, e;
   if (t.rank == 0) th_rule_fail(r, "a rank-0 tensor cannot be sliced");
-  if (!th_dim_is_const(th_ctx(r->b), *step, &s) || s < 1) th_rule_fail(r, "step must be a constant of at least 1");
+  if (!th_dim_is_const(th_ctx(r->b), *step, &s) || s < 1) th_rule_refuse(r, "step must be a constant of at least 1");
   if (r->b->status) return;
   *start = bound(r, "start", t.dims[*dim], th_k(r->b, 0));
   *end = bound(r, "end", t.dims[*dim], t.dims[*dim]);
@@ -263,7 +263,7 @@ static bool constant_size(th_rule *r, th_value x, uint32_t *d, int64_t *n) {
   *d = th_wrap_dim(r->b, th_rule_int(r, "dim"), t.rank);
   if (r->b->status) return false;
   if (t.rank == 0 || !th_dim_is_const(th_ctx(r->b), t.dims[*d], n)) {
-    th_rule_fail(r, "the size of dimension %u must be a constant", *d);
+    th_rule_refuse(r, "the size of dimension %u must be a constant", *d);
     return false;
   }
   return true;
@@ -429,7 +429,7 @@ void th__lower_roll(th_rule *r) {
   if (shifts->count != (flat ? 1 : dims->count)) th_rule_fail(r, "shifts and dims have %u and %u entries", shifts->count, dims->count);
   for (uint32_t i = 0; i < shifts->count && !r->b->status; i++) {
     int64_t d = 0;
-    if (!flat && !th_dim_is_const(th_ctx(r->b), dims->ints[i], &d)) th_rule_fail(r, "dims must be constants");
+    if (!flat && !th_dim_is_const(th_ctx(r->b), dims->ints[i], &d)) th_rule_refuse(r, "dims must be constants");
     uint32_t k = th_wrap_dim(r->b, d, t.rank);
     if (r->b->status) return;
     if (th_dim_is(th_ctx(r->b), t.dims[k], 0)) continue;

@@ -3,7 +3,7 @@
  * Of the forward values that the backward half reads, those that are cheap to have again from others are recomputed
  * there: constants, changes of index, single cheap pointwise ops on values at hand, random masks (a function of seed and
  * offset). The others are saved: extra outputs of the forward half and, in the same order, the first inputs of the
- * backward half; the tangents follow. A saved input of the forward half is that input itself. */
+ * backward half; the tangents follow, then sizes that none of them has. A saved input of the forward half is that input itself. */
 #include <string.h>
 
 #include "ir/passes/passes.h"
@@ -83,6 +83,16 @@ static void renumber_symbols(const th_trace *t, th_trace *f, const th_value *map
   }
 }
 
+/* Strides with which value v is saved, NULL for row-major: an input stays as it lies, unless the plan writes into it (a copy is saved then). */
+static const th_dim *saved_strides(const halves *h, th_value v) {
+  const th_trace *t = h->t;
+  if (!is_input(h, v)) return NULL;
+  uint32_t input = t->values[v].index;
+  for (uint32_t o = 0; o < t->graphs[0]->n_outputs; o++)
+    if (t->outputs[o].kind == TH_OUTPUT_WRITTEN && t->outputs[o].base == input) return NULL;
+  return t->inputs[input].strides;
+}
+
 static th_status forward_half(const halves *h, th_trace **out) {
   const th_trace *t = h->t;
   const th_graph *g = t->graphs[0];
@@ -110,7 +120,7 @@ static th_status forward_half(const halves *h, th_trace **out) {
     }
   for (size_t v = 0; v < t->n_values; v++)
     if (h->saved[v]) {
-      signature[n] = (th_output){.kind = TH_OUTPUT_SAVED};
+      signature[n] = (th_output){.kind = TH_OUTPUT_SAVED, .strides = saved_strides(h, (th_value)v)};
       outputs[n++] = r.map[v];
     }
   th_trace_set_outputs(f, 0, outputs, n);
@@ -120,8 +130,9 @@ static th_status forward_half(const halves *h, th_trace **out) {
   return r.b.status;
 }
 
-/* Symbols are bound from this half's own inputs: the first whose size is the symbol itself. */
-static void rebind_symbols(th_trace *b) {
+/* Symbols are bound from this half's own inputs: the first whose size is the symbol itself. One that is no size of theirs (the gradient
+ * of a sum knows the shape from nowhere) comes as an integer, the last inputs, in the symbols' order. */
+static void rebind_symbols(const th_trace *t, th_trace *b) {
   th_context *c = b->context;
   uint32_t n = th_symbol_count(c);
   if (!n) return;
@@ -130,16 +141,22 @@ static void rebind_symbols(th_trace *b) {
     bool found = false;
     b->symbols[s] = *th_symbol_get(c, s);
     for (uint32_t i = 0; i < b->graphs[0]->n_inputs && !found; i++) {
-      const th_type *t = &b->values[b->graphs[0]->inputs[i]].type;
-      for (uint32_t d = 0; d < t->rank && !found; d++)
-        if (t->dims[d] == th_dim_symbol(c, s)) {
+      const th_type *type = &b->values[b->graphs[0]->inputs[i]].type;
+      for (uint32_t d = 0; d < type->rank && !found; d++)
+        if (type->dims[d] == th_dim_symbol(c, s)) {
           b->symbols[s].source = TH_SYMBOL_SIZE;
           b->symbols[s].input = i;
           b->symbols[s].dimension = d;
           found = true;
         }
     }
-    if (!found) b->symbols[s].input = TH_NONE;
+    if (found) continue;
+    b->symbols[s].input = TH_NONE;
+    if (th_trace_symbol(t, s)->input == TH_NONE || th_trace_symbol(t, s)->source == TH_SYMBOL_RESULT) continue;
+    th_trace_add_input(b, 0, (th_type){.dtype = TH_DTYPE_i64});
+    b->symbols[s].source = TH_SYMBOL_INTEGER;
+    b->symbols[s].input = b->graphs[0]->n_inputs - 1;
+    b->inputs[b->symbols[s].input].kind = TH_INPUT_INTEGER;
   }
 }
 
@@ -155,13 +172,14 @@ static th_status backward_half(const halves *h, th_trace **out) {
       r.map[v] = th_trace_add_input(b, 0, t->values[v].type);
       b->values[r.map[v]].name = t->values[v].name;
       b->inputs[b->graphs[0]->n_inputs - 1].kind = TH_INPUT_SAVED;
-      if (is_input(h, (th_value)v)) b->inputs[b->graphs[0]->n_inputs - 1].strides = t->inputs[t->values[v].index].strides;
+      b->inputs[b->graphs[0]->n_inputs - 1].strides = saved_strides(h, (th_value)v);
     }
   for (uint32_t i = 0; i < g->n_inputs; i++)
     if (t->inputs[i].kind == TH_INPUT_TANGENT) {
       r.map[g->inputs[i]] = th_trace_add_input(b, 0, t->values[g->inputs[i]].type);
       b->inputs[b->graphs[0]->n_inputs - 1] = t->inputs[i];
     }
+  rebind_symbols(t, b);
   for (size_t i = 0; i < g->n_ops; i++) {
     const th_op *op = g->ops[i];
     bool wanted = false;
@@ -178,7 +196,6 @@ static th_status backward_half(const halves *h, th_trace **out) {
     }
   th_trace_set_outputs(b, 0, outputs, n);
   b->outputs = signature;
-  rebind_symbols(b);
   *out = b;
   return r.b.status;
 }

@@ -160,7 +160,7 @@ class _Custom(torch.autograd.Function):
 
 class Plan:
     def __init__(self, input_kinds, outputs, run):
-        self.input_kinds = input_kinds
+        self.input_kinds, self.input_symbols = input_kinds, [0] * len(input_kinds)  # it takes no integers
         self.output_kinds = [k for k, _ in outputs]
         self.output_bases = [b for _, b in outputs]
         self.run = run

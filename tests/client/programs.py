@@ -286,3 +286,17 @@ def rows_with_a_dimension_of_one(x):
     a = F.log_softmax(x.cos(), 0)
     b = F.rms_norm(a, [5], eps=1e-3)
     return (F.normalize(b, dim=0, eps=1e-2) + b).sum([1, 2]), b, a.exp()
+
+
+REDUCED = [
+    lambda x, w: x.sum() + w.sum(),
+    lambda x, w: x.mean() * w.mean(),
+    lambda x, w: (x.reshape(-1)[1:] * 2).sum(),
+    lambda x, w: torch.cat([x, x]).sin().sum(),
+    lambda x, w: (x.t() @ x.sin()).sum(),
+    lambda x, w: F.linear(x, w) * 0.3,
+    lambda x, w: x @ w.t(),
+    lambda x, w: F.softmax(F.linear(x, w), -1).var(0).sum(),
+    lambda x, w: F.pad(x, (1, 2)).mean() + x[1:].std(),
+    lambda x, w: F.layer_norm(x, (x.shape[1],)).mean() + F.scaled_dot_product_attention(x[None, None], x[None, None], x[None, None]),
+]

@@ -1,5 +1,6 @@
 """The same programs as test_capture, through the real parts: capture, thunderd, a worker, the plan, libthunder."""
 import pytest
+import torch
 
 import compare
 import programs
@@ -8,8 +9,38 @@ import thunder
 pytestmark = pytest.mark.quick
 
 
+@pytest.mark.parametrize("dynamic", [False, True], ids=["sizes", "symbols"])
 @pytest.mark.parametrize("name", programs.CASES)
-def test_program(name):
+def test_program(name, dynamic):
     fn, arguments, options = programs.CASES[name]
-    compiled = compare.check(fn, arguments, options, lambda f: thunder.compile(f, fullgraph=True, dynamic=False))
+    compiled = compare.check(fn, arguments, options, lambda f: thunder.compile(f, fullgraph=True, dynamic=dynamic))
     assert thunder.compile_stats(compiled).jobs and not thunder.compile_stats(compiled).eager_pieces
+
+
+@pytest.mark.parametrize("number", range(len(programs.REDUCED)))
+@pytest.mark.parametrize("dynamic", [False, True], ids=["sizes", "symbols"])
+@pytest.mark.parametrize("layout", ["rows", "transposed", "every_other"])
+def test_gradients_whose_shapes_no_saved_tensor_has(number, dynamic, layout):
+    """... and that need an input as it lies in memory."""
+    def arguments():
+        x, w = torch.randn(3, 7), torch.randn(5, 7)
+        x = x if layout == "rows" else torch.randn(7, 3).t() if layout == "transposed" else torch.randn(3, 7, 2)[..., 0]
+        return x.requires_grad_(), w.requires_grad_()
+    compiled = compare.check(programs.REDUCED[number], arguments, {}, lambda f: thunder.compile(f, fullgraph=True, dynamic=dynamic))
+    assert not thunder.compile_stats(compiled).eager_pieces
+
+
+def test_other_sizes_and_numbers_compile_once_more():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.GELU(), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3))
+
+    def scaled(x, scale):
+        return model(x) * scale
+    compiled = thunder.compile(scaled, fullgraph=True)
+    for batch, scale in ((4, 0.5), (5, 0.25), (9, 3.0), (2, -1.0), (30, 0.5)):
+        x = torch.randn(batch, 6)
+        wanted = torch.autograd.grad(scaled(x, scale).square().mean(), model.parameters())
+        got = torch.autograd.grad(compiled(x, scale).square().mean(), model.parameters())
+        for a, b in zip(got, wanted):
+            torch.testing.assert_close(a, b)
+    assert thunder.compile_stats(compiled).regions == 2 and not thunder.compile_stats(compiled).eager_pieces

@@ -32,7 +32,8 @@ print(thunder.compile(lambda a: a * 2)(t).tolist(), dist.get_world_size())
 dist.destroy_process_group()
 """))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["[6.0, 6.0] 2"] * 2
+    lines = [line for line in done.stdout.splitlines() if "ProcessGroupGloo" not in line]  # it warns of a host without a name
+    assert lines == ["[6.0, 6.0] 2"] * 2
 
 
 @pytest.mark.quick
