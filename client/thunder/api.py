@@ -7,7 +7,7 @@ import weakref
 import torch
 
 from . import capture
-from .region import Backend, Settings
+from .region import Backend, Settings, left_to_python
 from .stats import CompileStats
 
 _stats = weakref.WeakKeyDictionary()
@@ -46,10 +46,9 @@ def compile(fn=None, *, fullgraph=False, dynamic=None, executors=None, disabled_
     if isinstance(fn, torch.nn.Module):
         return _compile_module(fn, backend, stats, dict(fullgraph=fullgraph, dynamic=dynamic, executors=executors,
                                                        disabled_passes=disabled_passes))
-    inner = capture.compiler(_frame_of(fn), backend, fullgraph, dynamic)
+    inner = _watched(capture.compiler(_frame_of(fn), backend, fullgraph, dynamic), stats)
 
     def compiled(*args, **kwargs):
-        stats.called_at = time.perf_counter()
         return inner(*args, **kwargs)
     functools.update_wrapper(compiled, fn, updated=())
     _stats[compiled] = stats
@@ -66,6 +65,22 @@ def _frame_of(fn):
 
     def call(*args, **kwargs):
         return fn(*args, **kwargs)
+    return capture.with_own_code(call)
+
+
+def _watched(inner, stats):
+    """`inner` from TorchDynamo, with what it leaves to Python said and counted, or with fullgraph an error."""
+    def call(*args, **kwargs):
+        stats.called_at = time.perf_counter()
+        before = capture.frames()
+        try:
+            result = inner(*args, **kwargs)
+        except capture.NOT_CAPTURED as error:
+            capture.breaks()
+            raise capture.not_captured(error) from error
+        if capture.frames_since() != before:
+            left_to_python(capture.breaks(), stats)
+        return result
     return call
 
 
@@ -74,11 +89,10 @@ def _compile_module(module, backend, stats, options):
 
     def call(*args, **kwargs):
         return original(*args, **kwargs)
-    inner = capture.compiler(call, backend, options["fullgraph"], options["dynamic"])
+    inner = _watched(capture.compiler(capture.with_own_code(call), backend, options["fullgraph"], options["dynamic"]), stats)
     cls = type(original)
 
     def __call__(self, *args, **kwargs):
-        stats.called_at = time.perf_counter()
         return inner(*args, **kwargs)
 
     def __reduce__(self):

@@ -15,12 +15,19 @@ That route alone would silently lose things, so they are taken out of its way fi
     `thunder_capture::straight_through(value, tensor before)`. Views that functionalization makes anew there, because their
     base was written to before, are recorded as the views they are (`_Runner.recorded`).
 """
+import collections
 import contextlib
+import os
+import re
+import types
 import warnings
 
 import torch
+import torch._dynamo
 import torch.fx
 import torch.fx.traceback as fx_traceback
+from torch._dynamo.utils import counters as _counters
+from torch._dynamo.utils import graph_break_reasons
 from torch._functorch.aot_autograd import aot_export_module
 from torch._guards import TracingContext, detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor
@@ -30,7 +37,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, guard_s
 from torch.utils import _pytree as pytree
 
 from . import optable
-from .errors import Unsupported
+from .errors import CompileError, Unsupported
 
 _set_grad_enabled = torch._C._set_grad_enabled
 _MARKERS = (_set_grad_enabled, _enter_autocast, _exit_autocast)
@@ -46,6 +53,96 @@ _regions = []  # the regions of the capture under way, by number
 def compiler(fn, backend, fullgraph=False, dynamic=None):
     """`fn` run through TorchDynamo with `backend(graph_module, example_inputs)`. Returns a callable with guards."""
     return torch.compile(fn, backend=backend, fullgraph=fullgraph, dynamic=dynamic)
+
+
+def with_own_code(fn):
+    """The function again. TorchDynamo keeps what it compiled, and counts it against recompile_limit, by code object: closures of one
+    `def` would share that."""
+    made = types.FunctionType(fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
+    made.__kwdefaults__ = fn.__kwdefaults__
+    return made
+
+
+class PerShape:
+    """A function that is captured for each combination of its tensors' shapes and dtypes (and of its other arguments but floats)
+    by itself, so that their number has no limit."""
+
+    MANY = 32
+
+    def __init__(self, fn, backend):
+        self.fn, self.backend, self.made = fn, backend, {}
+
+    def __call__(self, *args, **kwargs):
+        key = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf if isinstance(leaf, (int, str)) else None
+                    for leaf in pytree.tree_leaves((args, kwargs)))
+        call = self.made.get(key)
+        if call is None:
+            call = self.made[key] = compiler(with_own_code(self.fn), self.backend, True, False)
+            if len(self.made) == self.MANY:
+                warnings.warn(f"thunder: {self.MANY} shapes of a training step have been compiled; pad batches, or sort them into few shapes",
+                              stacklevel=3)
+        return call(*args, **kwargs)
+
+
+NOT_CAPTURED = (torch._dynamo.exc.Unsupported, torch._dynamo.exc.FailOnRecompileLimitHit)
+
+
+def not_captured(error):
+    """TorchDynamo's refusal as a CompileError: its first lines, and the user's."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(line.removeprefix("Explanation: ") for line in lines[:2])
+    frames = [f for f in _FRAME.findall(str(error)) if not f[0].startswith(_NOT_THE_USERS)]
+    source = f"{frames[-1][0]}:{frames[-1][1]}: {frames[-1][2].strip()}" if frames else None
+    return CompileError(f"TorchDynamo cannot capture this as one graph: {text}", "UNIMPLEMENTED", source)
+
+
+_FRAME = re.compile(r'File "([^"]*)", line (\d+), in [^\n]*\n?([^\n]*)')
+_NOT_THE_USERS = (torch.__path__[0], os.path.dirname(os.path.abspath(__file__)) + os.sep)
+_known_breaks, _known_frames, _known_reasons = collections.Counter(), 0, 0
+
+
+def frames():
+    """How many Python frames TorchDynamo has looked at in this process. Between two equal numbers nothing was captured or left out."""
+    if _counters["frames"]["total"] != _known_frames or len(graph_break_reasons) != _known_reasons:
+        _remember()
+    return _known_frames
+
+
+def frames_since():
+    return _counters["frames"]["total"]
+
+
+def _remember():
+    global _known_frames, _known_reasons
+    _known_frames, _known_reasons = _counters["frames"]["total"], len(graph_break_reasons)
+    _known_breaks.clear()
+    _known_breaks.update(_counters["unimplemented"] + _counters["graph_break"])
+
+
+def breaks():
+    """What TorchDynamo left to Python since the last call of `frames`: (what, why, "file:line: text" or None) each."""
+    found, where = [], [r for r in graph_break_reasons[_known_reasons:] if r.user_stack]
+    for text, n in (_counters["unimplemented"] + _counters["graph_break"]).items():
+        if n > _known_breaks[text]:
+            lines = [line.strip().removeprefix("Explanation: ") for line in text.splitlines()]
+            at = next((r for r in where if r.reason.startswith(lines[0])), where[-1] if where else None)
+            users = [f for f in at.user_stack if not f.filename.startswith(_NOT_THE_USERS)] if at else []
+            source = f"{users[-1].filename}:{users[-1].lineno}: {users[-1].line}" if users else None
+            found.append((lines[0], lines[1] if len(lines) > 1 else "TorchDynamo does not capture it", source))
+    _remember()
+    return found
+
+
+def undifferentiable(gradients):
+    """Gradients that raise when they are differentiated again."""
+    given = [g for g in gradients if g is not None]
+    aliases = [g.detach().requires_grad_() for g in given]
+    if aliases:
+        message = b"thunder: a compiled function has no second derivatives; leave what is differentiated twice out of thunder.compile"
+        made = torch._C._functions.DelayedError(message, len(aliases))(*aliases)
+        given = [made] if isinstance(made, torch.Tensor) else list(made)
+    rest = iter(given)
+    return [None if g is None else next(rest) for g in gradients]
 
 
 def reset_code(fn):
@@ -91,6 +188,15 @@ def is_parameter(value):
 def storage_key(tensor):
     """Equal for two fake tensors that share memory."""
     return tensor.untyped_storage()._cdata
+
+
+def input_behind(node):
+    """The input that a node's tensor is a view of, or None. Inputs may share memory in the call that is captured and not in later
+    ones (TorchDynamo has no guard for that), so it is the one that the views were made of."""
+    key = storage_key(example(node))
+    while node is not None and node.op != "placeholder":
+        node = next((n for n in node.all_input_nodes if any(storage_key(t) == key for t in pytree.tree_leaves(example(n)) if isinstance(t, torch.Tensor))), None)
+    return node
 
 
 def expression(value):
@@ -459,8 +565,8 @@ def check_inputs(gm):
         if not isinstance(value, torch.Tensor):
             raise Unsupported("graph input", f"{source_name(node)} is a {type(value).__name__}, not a tensor", node_number(node))
         if value.device.type != "cpu" or value.layout != torch.strided or value.is_conj() or value.is_neg():
-            raise Unsupported("graph input", f"{source_name(node)} is a {value.layout} tensor on {value.device}",
-                              node_number(node))
+            kind = "lazily conjugated or negated" if value.is_conj() or value.is_neg() else str(value.layout)
+            raise Unsupported("graph input", f"{source_name(node)} is a {kind} tensor on {value.device}", node_number(node))
         if type(value) is not FakeTensor and not isinstance(value, torch.nn.Parameter):
             raise Unsupported("graph input", f"{source_name(node)} is a {type(value).__name__}", node_number(node))
 
@@ -479,12 +585,33 @@ def _composites():
             yield from filter(_is_preservable_cia_op, overloads)
 
 
+def _cells():
+    """Recurrent cells, which PyTorch's own C++ writes with operators in place: what this is about has to be functional."""
+    F, aten = torch.nn.functional, torch.ops.aten
+
+    def lstm_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+        i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(hx[0], w_hh, b_hh)).chunk(4, 1)
+        c = f.sigmoid() * hx[1] + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+    def gru_cell(x, h, w_ih, w_hh, b_ih=None, b_hh=None):
+        (ri, zi, ni), (rh, zh, nh) = F.linear(x, w_ih, b_ih).chunk(3, 1), F.linear(h, w_hh, b_hh).chunk(3, 1)
+        z, n = (zi + zh).sigmoid(), (ni + (ri + rh).sigmoid() * nh).tanh()
+        return (h - n) * z + n
+
+    def cell(activation):
+        return lambda x, h, w_ih, w_hh, b_ih=None, b_hh=None: activation(F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh))
+    return {aten.lstm_cell.default: lstm_cell, aten.gru_cell.default: gru_cell, aten.rnn_tanh_cell.default: cell(torch.tanh),
+            aten.rnn_relu_cell.default: cell(torch.relu)}
+
+
 def _decompositions():
     """PyTorch's own ways to write operators in terms of others, for those that Thunder's table does not have."""
     global _decomposed
     if _decomposed is None:
         from torch._decomp import _core_aten_decompositions_post_autograd
         table = {**_core_aten_decompositions_post_autograd(), **{op: op.decompose for op in _composites()}}
+        table.update(_cells())
         _decomposed = {op: how for op, how in table.items()
                        if isinstance(op, torch._ops.OpOverload) and not optable.by_overload(f"{op._opname}.{op._overloadname}")}
     return _decomposed
@@ -535,9 +662,10 @@ def operator_name(node):
 
 def _read(aten, signature, states):
     graph = aten.graph
-    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    # Tokens keep operators with effects in order; such an operator is in no table, so the graph is split around it.
+    inputs = [n for n in graph.nodes if n.op == "placeholder" and n.name not in signature.input_tokens]
     by_name = {n.name: i for i, n in enumerate(inputs)}
-    returned = list(next(n for n in reversed(graph.nodes) if n.op == "output").args[0])
+    returned = list(next(n for n in reversed(graph.nodes) if n.op == "output").args[0])[len(signature.output_tokens):]
     targets = dict(signature.user_inputs_to_mutate)
     written, outputs = {}, []
     n_written = len(returned) - len(signature.user_outputs)

@@ -248,6 +248,9 @@ def dump(job, names, last_pass=None):
 def compile_error(error, encoded):
     """A daemon's error as an exception for the user, with the line of the program the operator comes from."""
     if isinstance(error, RemoteError):
-        source = encoded.source(error.op) if encoded is not None and error.op >= 0 else None
-        return CompileError(error.text, error.code, source, error.detail)
+        known = encoded is not None and 0 <= error.op < len(encoded.operators)
+        made = CompileError(error.text, error.code, encoded.source(error.op) if known else None, error.detail)
+        if known:
+            made.operator, made.node = encoded.operators[error.op]
+        return made
     return error

@@ -30,6 +30,7 @@ class CompileError(ThunderError):
             text += "\n" + detail.rstrip()
         super().__init__(text)
         self.code, self.source, self.detail = code, source, detail
+        self.operator = self.node = None  # of the captured graph, where known
 
 
 class DaemonError(ThunderError):

@@ -74,7 +74,7 @@ class _Problems(Exception):
 class Pieces:
     """A graph as a row of regions and eager pieces."""
 
-    def __init__(self, gm, states, problems, settings, stats):
+    def __init__(self, gm, states, problems, settings, stats, depth):
         self.problems = {p.node: p for p in problems}
         self.outer, rows = capture.split(gm, set(self.problems), states)
         self.eager = []
@@ -84,7 +84,7 @@ class Pieces:
                 made = self._eager(piece, stats)
             else:
                 alone = capture.return_tuple(piece)
-                made = build(piece, settings, stats)
+                made = build(piece, settings, stats, depth=depth + 1)
                 made = _first(made) if alone else _all(made)
             capture.replace_submodule(self.outer, name, made)
 
@@ -119,11 +119,20 @@ def _all(call):
 
 def _warn(rows):
     for row in rows:
-        key = (row.operator, row.source)
+        key = (row.operator, row.source or row.reason)
         if key not in _warned:
             _warned.add(key)
             warnings.warn(f"thunder: {row.operator} runs in eager PyTorch ({row.reason})"
                           + (f"\n  at {row.source}" if row.source else ""), stacklevel=2)
+
+
+def left_to_python(reasons, stats):
+    """What TorchDynamo did not capture: it runs in Python and eager PyTorch, like the pieces that Thunder does not compile."""
+    rows = [EagerPiece(what, why, source) for what, why, source in reasons]
+    for row in rows:
+        row.calls = None  # Python's, not counted
+    _warn(rows)
+    stats.eager_pieces += rows
 
 
 class WholeEager:
@@ -150,9 +159,10 @@ def build(gm, settings, stats, bad=(), depth=0):
         if problems:
             if settings.fullgraph:
                 raise _fullgraph_error(problems[0], gm)
-            if depth > 40 or not {p.node for p in problems} <= {capture.node_number(n) for n in gm.graph.nodes}:
+            calls = {capture.node_number(n) for n in gm.graph.nodes if n.op not in ("placeholder", "output")}
+            if depth > 40 or not {p.node for p in problems} <= calls:
                 return WholeEager(gm, problems[0], stats)
-            return Pieces(gm, states, problems, settings, stats)
+            return Pieces(gm, states, problems, settings, stats, depth)
         try:
             return LateSplit(Region(gm, states, settings, stats))
         except _Problems as found:
@@ -172,15 +182,16 @@ class LateSplit:
         try:
             return self.call(*arguments)
         except CompileError as error:
-            if error.code != "UNIMPLEMENTED" or self.region.settings.fullgraph or self.call is not self.region:
+            # PyTorch took the program: an operator whose arguments Thunder refuses is one that it does not have whole.
+            refused = error.code == "UNIMPLEMENTED" or error.code == "INVALID_ARGUMENT" and error.node is not None
+            if not refused or self.region.settings.fullgraph or self.call is not self.region:
                 raise
             self.call = self._around(error)
             return self.call(*arguments)
 
     def _around(self, error):
         region = self.region
-        node = getattr(error, "node", None)
-        problem = Unsupported(getattr(error, "operator", None) or "a captured graph", str(error).split("\n")[0], node)
+        problem = Unsupported(error.operator or "a captured graph", str(error).split("\n")[0], error.node)
         return build(region.gm, region.settings, region.stats, bad=[problem])
 
 

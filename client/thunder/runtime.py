@@ -1,6 +1,5 @@
 """Running plans: the loaded program, and regions of a user's function as callables on PyTorch tensors."""
 import torch
-from torch.autograd.function import once_differentiable
 
 from . import capture, wire
 
@@ -119,15 +118,20 @@ class _Function(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *grads):
+        with torch.no_grad():
+            gradients = _Function.gradients(ctx, grads)
+        return (None, *(capture.undifferentiable(gradients) if torch.is_grad_enabled() else gradients))
+
+    @staticmethod
+    def gradients(ctx, grads):
         executor = ctx.executor
         tensors = iter(ctx.saved_tensors)
         saved = [next(tensors) if s is None else s for s in ctx.integers]
         wanted = [g for i, g in zip(executor.fresh, grads) if i in executor.tangents]
         tangents = [torch.zeros(shape, dtype=dtype) if g is None else g.to(dtype).contiguous()
                     for g, (shape, dtype) in zip(wanted, ctx.shapes)]
-        return (None, *executor.run_backward(saved, tangents, ctx.seed, ctx.sizes))
+        return executor.run_backward(saved, tangents, ctx.seed, ctx.sizes)
 
 
 def call(executor, inputs):
@@ -192,7 +196,7 @@ def overlaps(tensors, written):
     """Does an input that is written share bytes with another one?"""
     spans = []
     for i, t in enumerate(tensors):
-        if not isinstance(t, torch.Tensor) or not t.numel() or (i not in written and isinstance(t, torch.nn.Parameter)):
+        if not isinstance(t, torch.Tensor) or not t.numel():
             continue
         start = t.data_ptr()
         length = t.numel() if t.is_contiguous() else 1 + sum((n - 1) * s for n, s in zip(t.size(), t.stride()))

@@ -41,10 +41,6 @@ class Layout:
         self.gm, self.states, self.mixed = gm, states, any(s.grad for s in states)
         self.inputs = [Input(n, capture.example(n)) for n in capture.placeholders(gm)]
         returned = capture.output_nodes(gm)
-        input_of = {}
-        for i, item in enumerate(self.inputs):
-            if isinstance(item.value, torch.Tensor):
-                input_of.setdefault(capture.storage_key(item.value), i)
         by_node = {item.node: i for i, item in enumerate(self.inputs)}
         groups = {}  # storage -> positions of outputs in it that are no views of inputs
         self.recipes = []
@@ -58,15 +54,15 @@ class Layout:
                 continue
             if not isinstance(value, torch.Tensor):
                 raise Unsupported("graph output", f"is a {type(value).__name__}, not a tensor", capture.node_number(node))
-            key = capture.storage_key(value)
+            source = capture.input_behind(node)
             if node in by_node:
                 self.recipes.append(("input", by_node[node]))
-            elif key in input_of:
-                base = self.inputs[input_of[key]].value
+            elif source is not None:
+                base = capture.example(source)
                 _same_dtype(value, base, node)
-                self.recipes.append(("view of input", input_of[key], node, value, _offset(value, base), self._is_cut(node)))
+                self.recipes.append(("view of input", by_node[source], node, value, _offset(value, base), self._is_cut(node)))
             else:
-                groups.setdefault(key, []).append(position)
+                groups.setdefault(capture.storage_key(value), []).append(position)
                 self.recipes.append(("fresh", node, value))
         self._share(gm, groups)
 

@@ -8,14 +8,14 @@ class EagerPiece:
         operator: its name.
         reason: why it is not compiled.
         source: the user's line, "file:line: text"; None when unknown.
-        calls: how often it ran.
+        calls: how often it ran; None for what TorchDynamo left to Python (a graph break), which nobody counts.
     """
 
     def __init__(self, operator, reason, source):
         self.operator, self.reason, self.source, self.calls = operator, reason, source, 0
 
     def __repr__(self):
-        return f"{self.operator} at {self.source or 'unknown line'}: {self.reason} ({self.calls} calls)"
+        return f"{self.operator} at {self.source or 'unknown line'}: {self.reason} ({'not counted' if self.calls is None else f'{self.calls} calls'})"
 
 
 class CompileStats:
@@ -26,7 +26,7 @@ class CompileStats:
         plans (list of str): plans that were loaded: "forward", "backward", "step".
         calls (int): calls of compiled regions.
         eager_pieces (list): what runs in eager PyTorch, as objects with ``operator``, ``reason``, ``source`` (the user's line or
-            None) and ``calls``.
+            None) and ``calls``. Graph breaks of TorchDynamo are among them.
         overlaps (int): calls that ran in eager PyTorch because a written input shared memory with another one.
         compiles (dict): number of results by origin: "compiled" for this request, "joined" (another one's compile was waited for),
             "memory" and "disk" (the daemon's caches), "process" (this process had the plan).

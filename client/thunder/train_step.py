@@ -26,15 +26,23 @@ class _Compiled:
         if any(g.get("differentiable") for g in optimizer.param_groups):
             self.kind = "none"
 
-    def flags(self):
-        """What changes the generated code, for each group."""
+    def groups(self, params):
+        """The groups as a plan has them, (group, whether its momentum buffers are new), and the number of each parameter's: where
+        there is dampening, a buffer begins with the whole gradient. `params`: (parameter, group)."""
+        keys = [(g, self.is_new(p, self.optimizer.param_groups[g])) for p, g in params]
+        used = sorted(set(keys))
+        return used, tuple(used.index(k) for k in keys)
+
+    def is_new(self, p, group):
+        return bool(group.get("momentum", 0) and group.get("dampening", 0)) and self.optimizer.state.get(p, {}).get("momentum_buffer") is None
+
+    def flags(self, groups):
+        """What changes the generated code, for each group of a plan."""
         found = []
-        for group in self.optimizer.param_groups:
-            momentum = bool(group.get("momentum", 0))
-            first = momentum and group.get("dampening", 0) != 0 and not all(
-                self.optimizer.state.get(p, {}).get("momentum_buffer") is not None for p in group["params"] if p.requires_grad)
-            found.append((bool(group.get("nesterov")), momentum, bool(group.get("amsgrad")), bool(group.get("maximize")),
-                          group.get("weight_decay", 0) != 0, first))
+        for number, new in groups:
+            group = self.optimizer.param_groups[number]
+            found.append((bool(group.get("nesterov")), bool(group.get("momentum", 0)), bool(group.get("amsgrad")), bool(group.get("maximize")),
+                          group.get("weight_decay", 0) != 0, new))
         return tuple(found)
 
     def state(self, p, group):
@@ -54,8 +62,9 @@ class _Compiled:
                 state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
         return [state["step"], *(state[name] for name in names)]
 
-    def numbers(self):
-        for group in self.optimizer.param_groups:
+    def numbers(self, groups):
+        for number, _ in groups:
+            group = self.optimizer.param_groups[number]
             for name in _HYPERS["sgd" if self.kind == "sgd" else "adam"]:
                 value = group[name]
                 for one in value if isinstance(value, (tuple, list)) else (value,):
@@ -94,11 +103,10 @@ class _StepRegion:
         self.loss = s.results[0][1]
         self.encoded = encode.encode(self.exported, s)
 
-    def plan(self, phase):
+    def plan(self, phase, used, groups):
+        """The plan of a phase. `used`, `groups`: what _Compiled.groups says of the parameters."""
         step = self.step
-        flags = step.known.flags() if step.known.kind != "none" else ()
-        owners = {id(p): i for i, group in enumerate(step.optimizer.param_groups) for p in group["params"]}
-        groups = tuple(owners.get(id(self.arguments[i]), 0) for i, _ in self.params)
+        flags = step.known.flags(used) if step.known.kind != "none" else ()
         key = phase, flags, groups, step.clip is not None, step.accumulate > 1 or phase != "update", step.world
         if key not in self.plans:
             message = wire.TrainStep(phase=phase, optimizer=step.known.kind, clip=step.clip is not None, accumulates=key[4],
@@ -112,23 +120,45 @@ class _StepRegion:
             self.plans[key] = program.plans["step"]
         return self.plans[key]
 
+    def check_pending(self):
+        """An update is one plan over the parameters of this graph: earlier micro-batches of it must not have had others."""
+        mine = {id(self.arguments[i]) for i, _ in self.params}
+        for name, p in self.step.model.named_parameters():
+            if id(p) in self.step.touched and id(p) not in mine:
+                raise CompileError(f"parameter {name} has gradients of an earlier micro-batch of this update, and the graph of the last one is "
+                                   "without it; give micro-batches of one update the same parameters, or use accumulate=1", "UNIMPLEMENTED")
+
     def run(self, phase, arguments, scale):
         step = self.step
         self.arguments = arguments
-        plan = self.plan(phase)
-        params = [(arguments[i], step.optimizer.param_groups[g]) for i, g in self.params]
+        if phase != "accumulate":
+            self.check_pending()
+        owners = {id(p): i for i, group in enumerate(step.optimizer.param_groups) for p in group["params"]}
+        used, groups = step.known.groups([(arguments[i], owners.get(id(arguments[i]), 0)) for i, _ in self.params])
+        plan = self.plan(phase, used, groups)
+        params = [(arguments[i], step.optimizer.param_groups[used[g][0]]) for (i, _), g in zip(self.params, groups)]
         given = iter([*arguments, *self.constants])
         accumulators = iter([step.accumulator(p) for p, _ in params])
         update = phase != "accumulate"
         known = step.known if update and step.known.kind != "none" else None
+        made_now = [p for p, group in params if known and p not in step.optimizer.state]
         states = iter([t for p, group in params for t in known.state(p, group)] if known else ())
-        numbers = iter([*(known.numbers() if known else ()), *([float(step.clip)] if step.clip is not None else ()), scale])
+        numbers = iter([*(known.numbers(used) if known else ()), *([float(step.clip)] if step.clip is not None else ()), scale])
         inputs = []
         for kind in plan.input_kinds:
             inputs.append(runtime.draw_seed() if kind == wire.INPUT_SEED else 0 if kind == wire.INPUT_OFFSET
                           else next(accumulators) if kind == wire.INPUT_ACCUMULATOR else next(states) if kind == wire.INPUT_STATE
                           else next(numbers) if kind == wire.INPUT_HYPER else next(given))
-        made = plan.run_step(inputs) if update else plan.run(inputs)
+        try:
+            made = plan.run_step(inputs) if update else plan.run(inputs)
+        except BaseException:
+            for p in made_now:  # as if the call had not been
+                del step.optimizer.state[p]
+            raise
+        if update:
+            step.touched.clear()
+        else:
+            step.touched.update(id(p) for p, _ in params)
         n = 0 if phase == "flush" else len(self.signature.outputs)
         if update and step.clip is not None:
             step.grad_norm = made[n]
@@ -157,12 +187,10 @@ class _StepRegion:
             self.trained = trained
             step.stats.regions += 1
         step.begin()
-        step.pending += 1
-        last = step.pending >= step.accumulate
+        last = step.pending + 1 >= step.accumulate
         made = self.run("update" if last else "accumulate", arguments, 1.0 / step.accumulate)
         step.flushable = (self, arguments)
-        if last:
-            step.pending = 0
+        step.pending = 0 if last else step.pending + 1
         step.stats.calls += 1
         signature, results = self.signature, []
         for i, output in enumerate(signature.outputs):
@@ -231,6 +259,7 @@ class TrainStep:
         self.known = _Compiled(optimizer)
         self.grad_norm, self.pending, self.flushable = None, 0, None
         self._accumulators, self._begun = {}, self.world == 1
+        self.touched = set()  # parameters that have gradients of earlier micro-batches
         if self.known.kind == "none":
             warnings.warn(f"thunder: {type(optimizer).__name__} runs in eager PyTorch after the plan", stacklevel=3)
 
@@ -242,9 +271,8 @@ class TrainStep:
                 out = model(*args, **kwargs) if loss_fn is None else loss_fn(model(*args[:-1], **kwargs), args[-1])
             loss = out["loss"] if isinstance(out, dict) else out[0] if isinstance(out, (tuple, list)) else out
             return loss, out
-        self._forward = capture.compiler(forward, _StepBackend(self), True, False)
-        self._eval = capture.compiler(lambda *args, **kwargs: forward(*args, **kwargs)[1],
-                                      Backend(Settings(True, executors), self.stats), True, False)
+        self._forward = capture.PerShape(forward, _StepBackend(self))
+        self._eval = capture.PerShape(lambda *args, **kwargs: forward(*args, **kwargs)[1], Backend(Settings(True, executors), self.stats))
 
     @property
     def _thunder_stats(self):
@@ -283,8 +311,11 @@ class TrainStep:
         time. Such a rank cannot go on with collectives. Ctrl-C ends the wait for peers in the main thread.
         """
         self.stats.called_at = time.perf_counter()
-        with torch.enable_grad():
-            return self._forward(*args, **kwargs)[1]
+        try:
+            with torch.enable_grad():
+                return self._forward(*args, **kwargs)[1]
+        except capture.NOT_CAPTURED as error:
+            raise capture.not_captured(error) from error
 
     def flush(self):
         """Updates from the micro-batches since the last update, and does nothing when there are none: the end of an epoch whose length
@@ -299,8 +330,11 @@ class TrainStep:
     def eval(self, *args, **kwargs):
         """The forward part alone, without gradients and without an update; takes and returns what a call of the step does. The
         model's mode is left as it is: call ``model.eval()`` before where dropout and batch norm shall rest. No collective."""
-        with torch.no_grad():
-            return self._eval(*args, **kwargs)
+        try:
+            with torch.no_grad():
+                return self._eval(*args, **kwargs)
+        except capture.NOT_CAPTURED as error:
+            raise capture.not_captured(error) from error
 
 
 def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1, precision=None, parallel=None, executors=None):

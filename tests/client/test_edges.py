@@ -1,0 +1,184 @@
+"""Where a call is unlike the one that was captured, and what is left to Python: said, counted, or one clear error; never another result."""
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import thunder
+
+pytestmark = pytest.mark.quick
+
+
+def test_views_of_inputs_that_shared_memory_once():
+    def f(q, k):
+        return (q * 2).sum(), k.transpose(0, 1)
+    x = torch.arange(16.0).view(4, 2, 2)
+    compiled = thunder.compile(f)
+    compiled(x[0], x[1])
+    assert torch.equal(compiled(x[0], x[3])[1], x[3].t())
+    other = torch.randn(2, 2)
+    assert compiled(x[0], other)[1].data_ptr() == other.data_ptr()
+
+
+def test_a_written_input_that_shares_memory_with_a_parameter():
+    def f(w, v):
+        r = w * 2
+        v.mul_(0.5)
+        return r + w * 3
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted, got = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
+        assert torch.equal(thunder.compile(f)(got, got.detach()), f(wanted, wanted.detach()))
+
+
+def test_second_derivatives_are_an_error():
+    f = thunder.compile(lambda t: (t ** 3).sum())
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    g, = torch.autograd.grad(f(x), x, create_graph=True)
+    assert torch.allclose(g, 3 * x.detach() ** 2)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        g.sum().backward()
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_recurrent_cells(cell):
+    torch.manual_seed(0)
+    module, x = cell(3, 4), torch.randn(2, 5, 3)
+
+    def run(x):
+        state = None
+        for t in range(x.shape[1]):
+            state = module(x[:, t], state)
+        return state[0] if isinstance(state, tuple) else state
+    compiled = thunder.compile(run, fullgraph=True)
+    torch.testing.assert_close(compiled(x), run(x))
+    for a, b in zip(torch.autograd.grad(compiled(x).sum(), module.parameters()), torch.autograd.grad(run(x).sum(), module.parameters())):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("fn, argument", [
+    (lambda a: torch.fft.rfft(a).abs(), torch.randn(4, 8)), (lambda a: a.conj().sum(), torch.randn(4, dtype=torch.complex64)),
+    (lambda a: torch.linalg.inv(a) + 1, torch.eye(3) * 2), (lambda a: torch.linalg.solve(a, a) + 1, torch.eye(3) * 2)], ids=["abs", "conj", "inv", "solve"])
+def test_what_thunder_has_not_runs_in_pieces(fn, argument):
+    compiled = thunder.compile(fn)
+    torch.testing.assert_close(compiled(argument), fn(argument))
+    pieces = thunder.compile_stats(compiled).eager_pieces
+    assert pieces and all(p.calls == 1 for p in pieces)
+
+
+def test_an_input_that_no_plan_takes():
+    compiled = thunder.compile(lambda a: a + 1)
+    with pytest.warns(UserWarning, match="tensor on meta"):
+        assert compiled(torch.randn(3, device="meta")).device.type == "meta"
+    with pytest.raises(thunder.CompileError, match="tensor on meta"):
+        thunder.compile(lambda a: a + 1, fullgraph=True)(torch.randn(3, device="meta"))
+
+
+def with_print(x):
+    y = x * 2
+    print(end="")
+    return y + 1
+
+
+def with_branch(x):
+    return x * 2 if x.sum() > 0 else x * 3
+
+
+@pytest.mark.parametrize("fn, argument, said", [(nn.LSTM(3, 4), torch.randn(2, 5, 3), "LSTM"), (with_print, torch.ones(3), "print"), (with_branch, torch.ones(3), "branching")],
+                         ids=["lstm", "print", "branch"])
+def test_what_torchdynamo_leaves_to_python_is_said_and_counted(fn, argument, said):
+    compiled = thunder.compile(fn)
+    with pytest.warns(UserWarning, match=said):
+        got = compiled(argument)
+    wanted = fn(argument)
+    torch.testing.assert_close(got, wanted)
+    piece, = thunder.compile_stats(compiled).eager_pieces
+    assert piece.calls is None and "not counted" in str(piece) and (said == "LSTM" or __file__ in piece.source)
+    compiled(argument)
+    assert len(thunder.compile_stats(compiled).eager_pieces) == 1
+    with pytest.raises(thunder.CompileError, match=f"as one graph.*{said}"):
+        thunder.compile(fn, fullgraph=True)(argument)
+
+
+def test_more_modules_than_torchdynamo_keeps_for_one_function():
+    compiled = [thunder.compile(nn.Sequential(nn.Linear(4 + i, 3), nn.ReLU()), fullgraph=True) for i in range(10)]
+    for i, m in enumerate(compiled):
+        m(torch.randn(2, 4 + i))
+    assert [thunder.compile_stats(m).regions for m in compiled] == [1] * 10
+
+
+def test_the_ninth_shape_of_a_step():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2).double()
+    other = copy.deepcopy(model)
+    optimizer, eager = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, other))
+    step = thunder.train_step(model, optimizer, F.mse_loss)
+    for n in (*range(1, 11), 3, 7):
+        x, y = torch.randn(n, 3, dtype=torch.float64), torch.randn(n, 2, dtype=torch.float64)
+        eager.zero_grad()
+        wanted = F.mse_loss(other(x), y)
+        wanted.backward()
+        eager.step()
+        torch.testing.assert_close(step(x, y), wanted.detach())
+    assert step.stats.regions == 10
+    torch.testing.assert_close(list(model.parameters()), list(other.parameters()))
+
+
+def test_dampening_of_a_parameter_that_joins_later():
+    def train(compiled):
+        torch.manual_seed(0)
+        model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(3))).double()
+        model[2].requires_grad_(False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, dampening=0.5)
+        step = thunder.train_step(model, optimizer, F.mse_loss) if compiled else None
+        for i in range(6):
+            if i == 3:
+                model[2].requires_grad_(True)
+            x, y = torch.randn(2, 4, 3, dtype=torch.float64)
+            if compiled:
+                step(x, y)
+                continue
+            optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            optimizer.step()
+        return list(model.parameters())
+    for a, b in zip(train(True), train(False)):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, x, which):
+        return (self.a if which == "a" else self.b)(self.trunk(x)).mean()
+
+
+def test_micro_batches_with_other_parameters_are_an_error():
+    model = Heads()
+    step = thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), accumulate=2)
+    step(torch.randn(2, 3), "a")
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(thunder.CompileError, match=r"parameter a\.weight has gradients of an earlier micro-batch"):
+        step(torch.randn(2, 3), "b")
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before)) and step.pending == 1
+    step(torch.randn(2, 3), "a")
+    assert step.pending == 0 and not torch.equal(model.a.weight, before[2])
+
+
+def test_a_call_that_fails_is_no_micro_batch():
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, dampening=0.5)
+    step = thunder.train_step(model, optimizer, lambda out, y: F.cross_entropy(out, y), accumulate=2)
+    good, bad, y = torch.tensor([1, 2]), torch.tensor([1, 9]), torch.tensor([0, 1])
+    step(good, y)
+    with pytest.raises(IndexError):
+        step(bad, y)
+    assert step.pending == 1 and not optimizer.state
+    step(good, y)
+    assert step.pending == 0 and optimizer.state
