@@ -29,7 +29,7 @@ def python(name, count):
 
 def parts():
     """name -> (seeds a turn takes, command for the first of them)."""
-    return {"programs": (200, python("random_programs.py", 200)), "fuzz_text": (1, fuzzer("fuzz_text")), "training": (8, python("random_training.py", 8)),
+    return {"programs": (200, python("random_programs.py", 200)), "operators": (200, python("random_operators.py", 200)), "fuzz_text": (1, fuzzer("fuzz_text")), "training": (8, python("random_training.py", 8)),
             "fuzz_wire": (1, fuzzer("fuzz_wire")), "kills": (3, python("kills.py", 3))}
 
 
@@ -42,7 +42,7 @@ def commit():
 def count(name, output, entry):
     """Adds up what a part says of itself."""
     totals = entry.setdefault("totals", {})
-    patterns = {"programs": r"(\d+) (compared)", "training": r"(\d+) (trainings equal)", "kills": r"(\d+) (kills came out well)"}
+    patterns = {"programs": r"(\d+) (compared)", "operators": r"(\d+) (compared)", "training": r"(\d+) (trainings equal)", "kills": r"(\d+) (kills came out well)"}
     if name in patterns:
         m = re.search(patterns[name], output)
         found = [(m[2], int(m[1]))] if m else []
