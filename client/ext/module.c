@@ -368,8 +368,7 @@ static PyObject *set_threads(PyObject *self, PyObject *arg) {
   long n = PyLong_AsLong(arg);
   (void)self;
   if (PyErr_Occurred()) return NULL;
-  th_set_threads((int32_t)n);
-  Py_RETURN_NONE;
+  return PyLong_FromLong(th_set_threads((int32_t)n));
 }
 
 static PyObject *world(PyObject *self, PyObject *unused) {
@@ -408,7 +407,7 @@ static PyObject *channel_stats(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef methods[] = {{"load", load, METH_O, "load(bytes) -> Program: a serialized Executable, checked and loaded."},
-                                {"set_threads", set_threads, METH_O, "set_threads(n): threads that kernels use."},
+                                {"set_threads", set_threads, METH_O, "set_threads(n) -> int: threads that kernels use; returns how many did."},
                                 {"world", world, METH_NOARGS, "world() -> (rank, size) of the job."},
                                 {"broadcast", broadcast, METH_O, "broadcast(tensor): rank 0's values to all ranks, in place."},
                                 {"channel_stats", channel_stats, METH_NOARGS, "channel_stats() -> dict: collectives of this rank so far; zeros before the first one."},

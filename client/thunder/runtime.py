@@ -10,7 +10,8 @@ class Plan:
     """One plan of a program: the kinds of its inputs and outputs, and `run`."""
 
     def __init__(self, native):
-        self.native = native
+        from . import _C
+        self.native, self.set_threads = native, _C.set_threads
         self.input_kinds, self.input_symbols = list(native.input_kinds), list(native.input_symbols)
         self.output_kinds = list(native.output_kinds)
         self.output_bases = list(native.output_bases)
@@ -18,10 +19,12 @@ class Plan:
     def run(self, inputs):
         """Tensors (and ints) in, in the plan's order; a list with a tensor for each fresh, gradient or saved output and
         None for the others."""
+        self.set_threads(torch.get_num_threads())
         return self.native.run(inputs)
 
     def run_step(self, inputs):
         """The same; counts a training step, which thunderctl shows."""
+        self.set_threads(torch.get_num_threads())
         return self.native.run_step(inputs)
 
 
@@ -30,7 +33,6 @@ class Program:
 
     def __init__(self, data):
         from . import _C
-        _C.set_threads(torch.get_num_threads())
         native = _C.load(data)
         self.plans = {p.name: Plan(p) for p in native.plans}
 

@@ -100,6 +100,9 @@ class _StepRegion:
                 self.params.append((i, owners[id(value)]))
             else:
                 item.requires_grad = False
+        if runtime.overlaps(arguments, {i for i, _ in self.params} | {i for i, item in enumerate(s.inputs) if item.written_by >= 0}):
+            raise CompileError("a parameter or buffer that the step writes shares memory with another of its inputs; give it memory of its own: "
+                               "p.data = p.data.clone()", "UNIMPLEMENTED")
         self.loss = s.results[0][1]
         self.encoded = encode.encode(self.exported, s)
 

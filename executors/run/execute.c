@@ -22,7 +22,11 @@ struct th_run {
 };
 
 static int32_t threads = 1;
-void th_set_threads(int32_t n) { threads = n > 0 ? n : 1; }
+int32_t th_set_threads(int32_t n) {
+  int32_t before = threads;
+  threads = n > 0 ? n : 1;
+  return before;
+}
 
 static int64_t floor_div(int64_t a, int64_t b) {
   if (b == 0) return 0;

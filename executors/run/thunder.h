@@ -66,7 +66,7 @@ void th_run_output(const th_run *run, uint32_t output, th_tensor_out *out);
 void th_run_end(th_run *run); /* NULL is fine */
 
 /* Threads that kernels use; as torch.get_num_threads(). */
-void th_set_threads(int32_t threads);
+int32_t th_set_threads(int32_t threads); /* returns what was set before */
 /* Rank and size of the job's group, from the environment (RANK, WORLD_SIZE). The channel opens at the first collective. */
 void th_world(int32_t *out_rank, int32_t *out_size);
 /* Broadcasts `bytes` of rank 0 to all ranks; for the client's initial state. */

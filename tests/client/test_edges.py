@@ -182,3 +182,21 @@ def test_a_call_that_fails_is_no_micro_batch():
     assert step.pending == 1 and not optimizer.state
     step(good, y)
     assert step.pending == 0 and optimizer.state
+
+
+def test_parameters_over_one_memory():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight.data = model[0].weight.data
+    with pytest.raises(thunder.CompileError, match="shares memory"):
+        thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), F.mse_loss)(torch.randn(2, 3), torch.randn(2, 3))
+
+
+def test_threads_set_later_count():
+    x = torch.randn(300, 300)
+    compiled, before = thunder.compile(lambda a: (a * 2).sin().sum(0)), torch.get_num_threads()
+    wanted = compiled(x)
+    try:
+        torch.set_num_threads(before + 1)
+        assert torch.equal(compiled(x), wanted) and thunder._C.set_threads(before) == before + 1
+    finally:
+        torch.set_num_threads(before)
