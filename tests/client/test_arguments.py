@@ -1,5 +1,4 @@
 """Wrong arguments: an error at once, of the right type, that names the argument and says what was expected."""
-
 import pytest
 import torch
 import torch.nn as nn
