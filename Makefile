@@ -35,6 +35,8 @@ build: setup
 
 demo: build
 	thunderrun -n 2 docs/examples/train_gpt.py $(ARGS)
+	@printf '%s\n' 'To run a program of your own, in any shell:' '    . $(abspath $(VENV))/bin/activate' \
+	  '    export PATH=$(abspath $(BUILD))/bin:$$PATH PYTHONPATH=$(abspath $(BUILD))/python' '    thunderrun -n 2 train.py'
 
 test-quick: build
 	ctest --test-dir $(BUILD) --output-on-failure -j2 -L quick

@@ -55,8 +55,14 @@ static bool accept(parser *p, const char *word) {
 
 static void expect(parser *p, const char *word) {
   if (p->status || accept(p, word)) return;
-  int n = (int)(p->end - p->at < 12 ? p->end - p->at : 12);
-  FAIL(p, "expected \"%s\", found \"%.*s\"", word, n, p->at);
+  const char *s = p->at, *quote = strchr(word, '"') ? "'" : "\"";
+  char found[64] = "";
+  for (int n = 0; n < 12 && s < p->end && *s != '\n' && *s != '\r'; n++, s++) { /* what follows on the line, in part */
+    size_t k = strlen(found);
+    snprintf(found + k, sizeof found - k, isprint((unsigned char)*s) ? "%c" : "\\x%02x", (unsigned char)*s);
+  }
+  if (s == p->at) FAIL(p, "expected %s%s%s, found the end of the text", quote, word, quote);
+  else FAIL(p, "expected %s%s%s, found \"%s\"", quote, word, quote, found);
 }
 
 static int64_t number(parser *p) {

@@ -74,7 +74,7 @@ static int need_torch(void) {
 
 /* ---- Plan ---- */
 
-typedef struct { PyObject_HEAD PyObject *program; th_plan *plan; } PlanObject;
+typedef struct { PyObject_HEAD PyObject *program, *explain; th_plan *plan; } PlanObject;
 typedef struct { PyObject_HEAD th_program *program; } ProgramObject;
 
 static int read_input(th_plan *plan, uint32_t i, PyObject *o, th_tensor_in *in, int64_t *scalar, th_dltensor *t) {
@@ -209,6 +209,22 @@ static PyObject *output_of(th_run *run, uint32_t i, slot *slots, uint32_t n_slot
   return NULL;
 }
 
+/* The status with the text that the plan's `explain` makes of its message: what the user's program has at that place. */
+static th_status explained(PyObject *self, th_status status) {
+  PyObject *explain = ((PlanObject *)self)->explain;
+  if (!explain || PyErr_Occurred()) return status;
+  PyObject *text = PyObject_CallFunction(explain, "s", th_status_message(status)), *bytes = text ? PyUnicode_AsUTF8String(text) : NULL;
+  if (bytes) {
+    th_status better = th_status_create(th_status_code(status), th_status_file(status), th_status_line(status), "%s", PyBytes_AsString(bytes));
+    th_status_free(status);
+    status = better;
+  }
+  PyErr_Clear(); /* then the plain message has to do */
+  Py_XDECREF(text);
+  Py_XDECREF(bytes);
+  return status;
+}
+
 static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step) {
   th_plan *plan = ((PlanObject *)self)->plan;
   PyObject *inputs = PySequence_List(arg), *results = NULL;
@@ -244,7 +260,7 @@ static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step) {
     Py_END_ALLOW_THREADS
   }
   if (status) {
-    raise(th_status_prefix(status, "plan %s", th_plan_name(plan)));
+    raise(th_status_prefix(explained(self, status), "plan %s", th_plan_name(plan)));
     goto cleanup;
   }
   uint32_t n_slots = 0, unused;
@@ -285,8 +301,26 @@ static PyObject *plan_output_bases(PyObject *self, void *unused) { return (void)
 static PyObject *plan_peak(PyObject *self, void *unused) { return (void)unused, PyLong_FromUnsignedLongLong(th_plan_predicted_peak(((PlanObject *)self)->plan)); }
 static PyObject *plan_instructions(PyObject *self, void *unused) { return (void)unused, PyLong_FromUnsignedLong(th_plan_instruction_count(((PlanObject *)self)->plan)); }
 
+static PyObject *plan_explain(PyObject *self, void *unused) {
+  PyObject *explain = ((PlanObject *)self)->explain ? ((PlanObject *)self)->explain : Py_None;
+  (void)unused;
+  Py_INCREF(explain);
+  return explain;
+}
+
+static int plan_set_explain(PyObject *self, PyObject *value, void *unused) {
+  PyObject *old = ((PlanObject *)self)->explain;
+  (void)unused;
+  if (value == Py_None) value = NULL;
+  Py_XINCREF(value);
+  ((PlanObject *)self)->explain = value;
+  Py_XDECREF(old);
+  return 0;
+}
+
 static void plan_dealloc(PyObject *self) {
   PyTypeObject *type = Py_TYPE(self);
+  Py_XDECREF(((PlanObject *)self)->explain);
   Py_XDECREF(((PlanObject *)self)->program);
   ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
   Py_DECREF(type);
@@ -301,6 +335,7 @@ static PyGetSetDef plan_getset[] = {{"name", plan_name, NULL, "forward, backward
                                     {"output_bases", plan_output_bases, NULL, "Trace.output_base of each output", NULL},
                                     {"predicted_peak", plan_peak, NULL, "bytes held at the end of a call", NULL},
                                     {"instructions", plan_instructions, NULL, "how many", NULL},
+                                    {"explain", plan_explain, plan_set_explain, "None, or a function: the text of a failure, with the user's line", NULL},
                                     {NULL, NULL, NULL, NULL, NULL}};
 static PyType_Slot plan_slots[] = {{Py_tp_dealloc, plan_dealloc}, {Py_tp_methods, plan_methods}, {Py_tp_getset, plan_getset}, {0, NULL}};
 static PyType_Spec plan_spec = {"thunder._C.Plan", sizeof(PlanObject), 0, Py_TPFLAGS_DEFAULT, plan_slots};

@@ -6,8 +6,8 @@ import weakref
 
 import torch
 
-from . import capture
-from .region import Backend, Settings, left_to_python
+from . import arguments, capture
+from .region import Backend, Settings, _Raise, left_to_python
 from .stats import CompileStats
 
 _stats = weakref.WeakKeyDictionary()
@@ -27,6 +27,8 @@ def compile(fn=None, *, fullgraph=False, dynamic=None, executors=None, disabled_
     A module comes back as a module that shares everything with the original: parameters, buffers, hooks, training mode,
     ``state_dict`` with the same names. A function comes back as a function.
 
+    Raises TypeError or ValueError at once for an argument that is none of these.
+
     Nothing is compiled here: the first call is, and a call with other sizes, dtypes or flags, as in torch.compile. Shapes and
     dtypes of the results are eager PyTorch's.
 
@@ -37,6 +39,7 @@ def compile(fn=None, *, fullgraph=False, dynamic=None, executors=None, disabled_
 
     Threads: make the first call in one thread. Later calls may come from several; the numbers of compile_stats may then be low.
     """
+    arguments.check_compile(fullgraph, dynamic, executors, disabled_passes)
     if fn is None:
         return functools.partial(compile, fullgraph=fullgraph, dynamic=dynamic, executors=executors, disabled_passes=disabled_passes)
     if not callable(fn):
@@ -150,14 +153,14 @@ def last_traces(fn, region=-1):
         region: which graph, in the order of compilation; as an index of a list.
 
     Returns a list of TraceText: strings in the IR's text form, with shapes, dtypes and the user's source lines. The daemon runs the
-    passes again for it (no C compiler); the plan in use is not touched. Raises RuntimeError before the first compile, CompileError
-    and DaemonError as a compile does.
+    passes again for it (no C compiler); the plan in use is not touched. Raises RuntimeError before the first compile, IndexError
+    for a region that is not there, CompileError and DaemonError as a compile does.
     """
     jobs = compile_stats(fn).jobs
     if not jobs:
         raise RuntimeError("nothing has been compiled yet: call the function first")
     texts = []
-    for title, text in jobs[region].traces():
+    for title, text in jobs[arguments.trace_region(region, len(jobs))].traces():
         texts.append(TraceText(text))
         texts[-1].title = title
     return texts
@@ -165,5 +168,10 @@ def last_traces(fn, region=-1):
 
 def dynamo_backend(gm, example_inputs, **options):
     """The backend behind torch.compile(model, backend="thunder"): TorchDynamo calls it with a graph, users do not.
-    ``options`` of torch.compile may hold ``executors``, ``fullgraph`` and ``disabled_passes``, as in thunder.compile."""
-    return Backend(Settings(**options.get("options", options)), _backend_stats)(gm, example_inputs)
+    ``options`` of torch.compile may hold ``executors``, ``fullgraph`` and ``disabled_passes``, as in thunder.compile; the first call
+    raises TypeError or ValueError for anything else in it."""
+    try:
+        settings = Settings(**arguments.check_backend_options(options))
+    except (TypeError, ValueError) as error:
+        return _Raise(error)  # at the call: TorchDynamo wraps what a backend raises
+    return Backend(settings, _backend_stats)(gm, example_inputs)

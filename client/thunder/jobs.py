@@ -3,6 +3,7 @@
 A job holds meaning only (proto/compile.proto): the digest of its bytes is the name of the result everywhere."""
 import os
 import platform
+import re
 import time
 
 import torch
@@ -11,6 +12,31 @@ from . import daemon, runtime, wire
 from .errors import CompileError
 
 _programs = {}  # digest -> Program: equal graphs of one process share one
+_origins = {}   # digest -> _Origins of that program
+
+
+class _Origins:
+    """Where the ops of a program come from: makes of a failure's text, which has an op's number, one with the user's line. Equal graphs
+    of several functions share a program; then it may be any of their lines."""
+
+    def __init__(self):
+        self.encoded = {}  # names -> Encoded
+
+    def add(self, program, encoded):
+        if len(self.encoded) < 8:
+            self.encoded.setdefault(encoded.names.SerializeToString(deterministic=True), encoded)
+        for plan in program.plans.values():
+            plan.native.explain = self
+
+    def __call__(self, text):
+        found = re.search(r" \(instruction \d+, captured op (\d+)\)", text)
+        op = int(found[1]) if found else -1
+        known = [e for e in self.encoded.values() if 0 <= op < len(e.operators)]
+        if not known:
+            return text
+        lines = [line for line in dict.fromkeys(e.source(op) for e in known) if line]
+        at = "\n  at " + "\n  or at ".join(lines) if lines else ""
+        return text.replace(found[0], f", in a kernel with {known[0].operators[op][0]}") + at
 
 
 def arch():
@@ -63,6 +89,7 @@ class Job:
         """The loaded program; compiled by the daemon unless this process has it. Raises CompileError, DaemonError."""
         if self.digest in _programs:
             self.origin = "process"
+            _origins[self.digest].add(_programs[self.digest], self.encoded)
             stats.add_compile(self, 0.0, 0.0)
             return _programs[self.digest]
         started = time.perf_counter()
@@ -78,6 +105,7 @@ class Job:
         except Exception as error:
             raise CompileError(f"the plan could not be loaded: {error}", "INTERNAL") from error
         _programs[self.digest] = program
+        _origins.setdefault(self.digest, _Origins()).add(program, self.encoded)
         stats.add_compile(self, compiled - started, time.perf_counter() - compiled)
         if os.environ.get("THUNDER_DUMP"):
             self.dump_to(os.environ["THUNDER_DUMP"])

@@ -6,6 +6,7 @@ import warnings
 import torch
 
 from . import capture, encode, jobs, runtime, wire
+from .arguments import check_train_step
 from .errors import CompileError, DaemonError, Unsupported
 from .region import Backend, Settings
 from .signature import Layout, Signature
@@ -246,6 +247,7 @@ class TrainStep:
     """
 
     def __init__(self, model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors):
+        check_train_step(model, optimizer, loss_fn, clip_grad_norm, executors)
         if precision not in (None, *_PURE, "bf16-mixed"):
             raise ValueError(f"precision={precision!r}: want None (as the parameters are), 'f32', 'f64' or 'bf16-mixed'")
         for name, p in model.named_parameters() if precision in _PURE else ():
@@ -348,7 +350,8 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
         optimizer: SGD, Adam or AdamW are part of the plan; any other runs in eager PyTorch on `.grad` after it, said once.
         loss_fn: called as ``loss_fn(model(*batch[:-1]), batch[-1])``. It may return the loss, a tuple that begins with it, or a
             dict with the key "loss"; what it returns comes back whole.
-        clip_grad_norm: largest global 2-norm of the gradients; `step.grad_norm` is the norm before clipping.
+        clip_grad_norm: largest global 2-norm of the gradients, a number above 0. `step.grad_norm` is the norm before
+            clipping. None: no clipping.
         accumulate: micro-batches per update. Each call is one; gradients are averaged. `step.flush()` takes a partial tail.
         precision: None (as the parameters are); "f32" or "f64": the same, and all floating-point parameters must be of that dtype;
             "bf16-mixed": the forward part runs under torch.autocast, parameters, gradients and state stay as they are.
@@ -359,7 +362,9 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
     Returns a TrainStep. The optimizer's state is the tensors in ``optimizer.state[p]``, and the numbers in ``param_groups`` are read
     at each call; ``p.grad`` is not set. Nothing is compiled before the first call.
 
-    Raises ValueError for an argument that is none of these, and for a parameter that ``precision`` rules out. The first call raises CompileError when the step cannot be compiled as
-    a whole: there are no pieces in eager PyTorch.
+    Raises TypeError or ValueError for an argument that is none of these: a model made by thunder.compile or wrapped in
+    DistributedDataParallel (pass the original), an optimizer that has none of the model's parameters, LBFGS (it needs a closure), a
+    parameter that ``precision`` rules out. The first call raises CompileError when the step cannot be compiled as a whole: there are no
+    pieces in eager PyTorch.
     """
     return TrainStep(model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors)

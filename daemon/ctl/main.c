@@ -87,8 +87,23 @@ static void print_jobs(const Thunder__Wire__JobList *list) {
   }
 }
 
+/* Wrong use: the first line says what was wrong. */
+static int refuse(int argc, char **argv) {
+  static const char *const known[] = {"status", "ls", "cache", "stop", "socket", "--version", "--help", "-h"};
+  bool is_known = false;
+  for (size_t i = 0; argc > 1 && i < sizeof known / sizeof *known; i++) is_known |= !strcmp(argv[1], known[i]);
+  if (argc < 2) fputs("thunderctl: a command is missing\n", stderr);
+  else if (!is_known) fprintf(stderr, "thunderctl: there is no command \"%s\"\n", argv[1]);
+  else if (!strcmp(argv[1], "cache") && strcmp(argv[2], "clear")) fprintf(stderr, "thunderctl: cache: there is no \"%s\"; want nothing or \"clear\"\n", argv[2]);
+  else fprintf(stderr, "thunderctl: %s takes no \"%s\"\n", argv[1], argv[!strcmp(argv[1], "cache") ? 3 : 2]);
+  fputs(usage, stderr);
+  return 2;
+}
+
 int main(int argc, char **argv) {
   const char *what = argc > 1 ? argv[1] : "";
+  bool clears = argc == 3 && !strcmp(what, "cache") && !strcmp(argv[2], "clear");
+  if (argc != 2 && !clears) return refuse(argc, argv);
   if (!strcmp(what, "--version")) return printf("thunderctl %s (%s)\n", th_version(), th_build_id()) < 0;
   if (!strcmp(what, "--help") || !strcmp(what, "-h")) return fputs(usage, stdout) < 0;
   if (!strcmp(what, "socket")) {
@@ -105,13 +120,10 @@ int main(int argc, char **argv) {
   Thunder__Wire__Envelope__BodyCase want;
   if (!strcmp(what, "status")) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_STATUS, e.status = &status_request, want = THUNDER__WIRE__ENVELOPE__BODY_STATUS_REPLY;
   else if (!strcmp(what, "ls")) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_LIST_JOBS, e.list_jobs = &list, want = THUNDER__WIRE__ENVELOPE__BODY_JOB_LIST;
-  else if (!strcmp(what, "cache") && argc > 2 && !strcmp(argv[2], "clear")) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_CACHE_CLEAR, e.cache_clear = &clear, want = THUNDER__WIRE__ENVELOPE__BODY_CACHE_STAT_REPLY;
-  else if (!strcmp(what, "cache") && argc == 2) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_CACHE_STAT, e.cache_stat = &stat, want = THUNDER__WIRE__ENVELOPE__BODY_CACHE_STAT_REPLY;
+  else if (clears) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_CACHE_CLEAR, e.cache_clear = &clear, want = THUNDER__WIRE__ENVELOPE__BODY_CACHE_STAT_REPLY;
+  else if (!strcmp(what, "cache")) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_CACHE_STAT, e.cache_stat = &stat, want = THUNDER__WIRE__ENVELOPE__BODY_CACHE_STAT_REPLY;
   else if (!strcmp(what, "stop")) e.body_case = THUNDER__WIRE__ENVELOPE__BODY_STOP, e.stop = &stop, want = THUNDER__WIRE__ENVELOPE__BODY_DONE;
-  else {
-    fputs(usage, stderr);
-    return 2;
-  }
+  else return refuse(argc, argv);
   th_client *client;
   th_client_options options = {.any_build = true, .kind = "ctl", .rank = -1};
   th_status status = th_client_open(&options, &client);

@@ -142,6 +142,8 @@ static bool ends_with(const char *text, const char *end) {
   return n > k && !strcmp(text + n - k, end);
 }
 
+enum { RANKS_MAX = 4096 };
+
 int main(int argc, char **argv) {
   wish w = {.ranks = "1"};
   char *end;
@@ -150,8 +152,8 @@ int main(int argc, char **argv) {
   char count[24];
   bool processors = !strcmp(w.ranks, "cpu") || !strcmp(w.ranks, "auto");
   long n = processors ? sysconf(_SC_NPROCESSORS_ONLN) : strtol(w.ranks, &end, 10);
-  if (n < 1 || n > 4096 || (!processors && *end)) {
-    fprintf(stderr, "thunderrun: -n %s: want a number of ranks, or cpu\n", w.ranks);
+  if (n < 1 || n > RANKS_MAX || (!processors && *end)) {
+    fprintf(stderr, "thunderrun: -n %s: want a number of ranks from 1 to %d, or cpu\n", w.ranks, RANKS_MAX);
     return 2;
   }
   if (w.module && w.no_python) {
@@ -159,6 +161,7 @@ int main(int argc, char **argv) {
     return 2;
   }
   if (optind == argc) {
+    fputs("thunderrun: a PROGRAM is missing\n", stderr);
     fputs(usage, stderr);
     return 2;
   }

@@ -11,6 +11,7 @@
 #include "daemon/thunderc/worker.h"
 #include "executors/emit/emit.h"
 #include "executors/registry.h"
+#include "ir/base/log.h"
 #include "ir/names.h"
 
 static const char usage[] =
@@ -38,9 +39,8 @@ typedef struct arguments {
 } arguments;
 
 static int fail(th_status status) {
-  char text[4096];
-  th_status_format(status, text, sizeof text);
-  fprintf(stderr, "thunderc: %s\n", text);
+  fprintf(stderr, "thunderc: %s: %s\n", th_code_name(th_status_code(status)), th_status_message(status));
+  TH_LOG(DEBUG, "said at %s:%d", th_status_file(status), th_status_line(status));
   th_status_free(status);
   return 1;
 }
@@ -86,7 +86,12 @@ static th_status run(void *user) {
       a->options.param_group = TH_ARENA_ARRAY(a->arena, uint32_t, n);
     }
   } else {
-    TH_TRY(th_compile_options(context, bytes, size, &a->options, &trace));
+    th_status status = th_compile_options(context, bytes, size, &a->options, &trace);
+    if (status && size && bytes[0] >= ' ') { /* a job begins with the byte 8 */
+      th_status_free(status);
+      return TH_ERROR(INVALID_ARGUMENT, "%s is no saved job (a CompileJob, as THUNDER_DUMP leaves it); a trace as text is read from a file whose name ends in .tir", strcmp(a->file, "-") ? a->file : "standard input");
+    }
+    if (status) return status;
   }
   if (!strcmp(a->dump, "all")) printf("// captured\n%s\n", th_trace_print(trace));
   bool one = strcmp(a->dump, "all") && strcmp(a->dump, "none");
@@ -159,6 +164,8 @@ int main(int argc, char **argv) {
       default: fputs(usage, stderr); return 2;
     }
   if (optind + 1 != argc) {
+    if (optind == argc) fputs("thunderc: a FILE is missing\n", stderr);
+    else fprintf(stderr, "thunderc: want one FILE, not \"%s\" too\n", argv[optind + 1]);
     fputs(usage, stderr);
     return 2;
   }

@@ -199,6 +199,27 @@ static th_status tensor_of(writer *w, th_value v, uint32_t *out) {
 
 /* ---- instructions ---- */
 
+/* The captured op that a failure of `op` names: of a kernel the only one that indexes, else the only one that divides integers, else
+ * the last one. */
+static uint32_t blamed(const writer *w, const th_op *op) {
+  const th_attr *body = op->kind == TH_OP_launch ? th_attr_get(op, "body") : NULL;
+  const th_graph *g = body ? w->t->graphs[body->graph] : NULL;
+  for (int divides = 0; g && divides < 2; divides++) {
+    uint32_t found = TH_NONE;
+    bool several = false;
+    for (size_t i = 0; i < g->n_ops; i++) {
+      th_op_kind k = g->ops[i]->kind;
+      bool indexes = k == TH_OP_take || k == TH_OP_take_along || k == TH_OP_scatter_add || k == TH_OP_scatter_add_along || k == TH_OP_scatter_along;
+      bool is = divides ? (k == TH_OP_div || k == TH_OP_rem) && !th_dtype_is_float(th_type_of(w->t, g->ops[i]->result)->dtype) : indexes;
+      if (!is || g->ops[i]->origin == TH_NONE) continue;
+      several |= found != TH_NONE && found != g->ops[i]->origin;
+      found = g->ops[i]->origin;
+    }
+    if (found != TH_NONE) return several ? op->origin : found;
+  }
+  return op->origin;
+}
+
 static th_status begin_instr(writer *w, uint32_t kind, uint32_t target, const th_op *op, bool results) {
   if (!w->instr_tensors_begin.n) {
     ADD(w, instr_tensors_begin, 0);
@@ -209,7 +230,7 @@ static th_status begin_instr(writer *w, uint32_t kind, uint32_t target, const th
   ADD(w, instr_target, target);
   ADD(w, instr_outputs, results ? op->n_results : 0);
   ADD(w, instr_stream, 0);
-  ADD(w, instr_op, op->origin);
+  ADD(w, instr_op, blamed(w, op));
   return TH_OK;
 }
 

@@ -238,6 +238,50 @@ def test_a_step_that_cannot_be_compiled_is_an_error():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+def take(w, i):
+    a = w.sin() * 2
+    b = torch.gather(a, 1, i)  # first
+    return b.cos()
+
+
+def take_too(w, i):
+    a = w.sin() * 2
+    b = torch.gather(a, 1, i)  # second
+    return b.cos()
+
+
+@pytest.mark.quick
+def test_a_failure_of_the_data_names_the_operator_and_the_line():
+    """Kernels hold more than one op: the one that indexes is named. Equal graphs share a plan: then all their lines are."""
+    w, i = torch.randn(5, 4), torch.tensor([[7]])
+    first, second = thunder.compile(take), thunder.compile(take_too)
+    with pytest.raises(IndexError, match=r"an index is out of range, in a kernel with aten.gather.default\n  at .*test_behaviour.py:\d+: b = .*# first$"):
+        first(w, i)
+    for f in (second, first):
+        with pytest.raises(IndexError, match=r"# first\n  or at .*test_behaviour.py:\d+: .*# second$"):
+            f(w, i)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.place, self.head = nn.Embedding(5, 4), nn.Embedding(3, 4), nn.Linear(4, 6)
+
+        def forward(self, x):
+            return self.head(self.token(x) + self.place(torch.arange(x.shape[1])))  # two tables
+
+    def loss_fn(out, y):
+        return F.cross_entropy(out.flatten(0, 1), y.flatten())  # classes
+    model = Net()
+    before = copy.deepcopy(model.state_dict())
+    step = thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), loss_fn)
+    for x, y, line in [([1, 7], [1, 2], "# two tables"), ([1, 2, 3, 4], [0, 0, 0, 0], "# two tables"), ([1, 2], [1, 9], "# classes")]:
+        with pytest.raises(IndexError, match=rf"in a kernel with aten[^\n]*\n  at [^\n]*{line}$"):
+            step(torch.tensor([x]), torch.tensor([y]))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    with pytest.raises(thunder.ThunderError, match=r"division by zero, in a kernel with aten.floor_divide.default\n  at .*# divided$"):
+        thunder.compile(lambda a, b: (a + 1) // b * 2)(torch.tensor([4]), torch.tensor([0]))  # divided
+
+
 @pytest.mark.quick
 def test_without_executors_nothing_falls_back():
     """No compiler, no executor: an error, not eager PyTorch."""

@@ -6,6 +6,7 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
 import time
 
 import pytest
@@ -122,6 +123,36 @@ def test_stop_and_status_without_a_daemon(place):
 
 
 # ---- the protocol ----
+
+@pytest.mark.parametrize("command, first", [
+    ("thunderctl", "thunderctl: a command is missing"), ("thunderctl nope", 'thunderctl: there is no command "nope"'),
+    ("thunderctl cache drop", 'thunderctl: cache: there is no "drop"; want nothing or "clear"'),
+    ("thunderctl cache clear more", 'thunderctl: cache takes no "more"'), ("thunderctl status extra", 'thunderctl: status takes no "extra"'),
+    ("thunderctl --version x", 'thunderctl: --version takes no "x"'), ("thunderc", "thunderc: a FILE is missing"),
+    ("thunderc a.tir b.tir", 'thunderc: want one FILE, not "b.tir" too'), ("thunderrun", "thunderrun: a PROGRAM is missing"),
+    ("thunderrun -n 100000 a.py", "thunderrun: -n 100000: want a number of ranks from 1 to 4096, or cpu")])
+def test_wrong_use_is_named_first(place, command, first):
+    program, *args = command.split()
+    done = subprocess.run([os.path.join(os.environ.get("THUNDER_BIN", ""), program), *args], env=place.env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.split("\n")[0] == first, done.stderr
+
+
+@pytest.mark.parametrize("name, text, message", [
+    ("a.tir", 'graph @0 "main"\n  %0 : f32[4] user', 'line 2: expected "{", found "%0 : f32[4] "'),
+    ("a.tir", 'graph @0 "main" {\n  %0 : f32[4\n] user', "line 3: expected"), ("a.tir", "graph @0 \x01", """line 1: expected '"', found "\\x01\""""),
+    ("a.tir", 'graph @0 "main"', 'line 1: expected "{", found the end of the text'),
+    ("a.txt", 'graph @0 "main" {', "a.txt is no saved job (a CompileJob, as THUNDER_DUMP leaves it); a trace as text is read from a file whose name ends in .tir")])
+def test_thunderc_says_what_it_cannot_read(place, tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+
+    def said(**more):
+        done = subprocess.run([os.path.join(os.environ.get("THUNDER_BIN", ""), "thunderc"), name], cwd=tmp_path, env={**place.env, **more},
+                              capture_output=True, text=True, timeout=30)
+        assert done.returncode == 1 and done.stdout == ""
+        return done.stderr
+    assert said().startswith(f"thunderc: INVALID_ARGUMENT: {message}") and said().count("\n") == 1 and ".c:" not in said()
+    assert re.search(r"debug: said at \w+\.c:\d+", said(THUNDER_LOG="debug"))
+
 
 def connect(place):
     path = re.search(r"socket\s+(\S+)", place.ctl("status").stdout)[1]
