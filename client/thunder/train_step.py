@@ -157,7 +157,7 @@ class _StepRegion:
             made = plan.run_step(inputs) if update else plan.run(inputs)
         except BaseException:
             for p in made_now:  # as if the call had not been
-                del step.optimizer.state[p]
+                step.optimizer.state.pop(p, None)
             raise
         if update:
             step.touched.clear()
