@@ -6,7 +6,7 @@ import weakref
 
 import torch
 
-from . import arguments, capture
+from . import arguments, dynamo
 from .region import Backend, Settings, _Raise, left_to_python
 from .stats import CompileStats
 
@@ -49,7 +49,7 @@ def compile(fn=None, *, fullgraph=False, dynamic=None, executors=None, disabled_
     if isinstance(fn, torch.nn.Module):
         return _compile_module(fn, backend, stats, dict(fullgraph=fullgraph, dynamic=dynamic, executors=executors,
                                                        disabled_passes=disabled_passes))
-    inner = _watched(capture.compiler(_frame_of(fn), backend, fullgraph, dynamic), stats)
+    inner = _watched(dynamo.compiler(_frame_of(fn), backend, fullgraph, dynamic), stats)
 
     def compiled(*args, **kwargs):
         return inner(*args, **kwargs)
@@ -68,21 +68,21 @@ def _frame_of(fn):
 
     def call(*args, **kwargs):
         return fn(*args, **kwargs)
-    return capture.with_own_code(call)
+    return dynamo.with_own_code(call)
 
 
 def _watched(inner, stats):
     """`inner` from TorchDynamo, with what it leaves to Python said and counted, or with fullgraph an error."""
     def call(*args, **kwargs):
         stats.called_at = time.perf_counter()
-        before = capture.frames()
+        before = dynamo.frames()
         try:
             result = inner(*args, **kwargs)
-        except capture.NOT_CAPTURED as error:
-            capture.breaks()
-            raise capture.not_captured(error) from error
-        if capture.frames_since() != before:
-            left_to_python(capture.breaks(), stats)
+        except dynamo.NOT_CAPTURED as error:
+            dynamo.breaks()
+            raise dynamo.not_captured(error) from error
+        if dynamo.frames_since() != before:
+            left_to_python(dynamo.breaks(), stats)
         return result
     return call
 
@@ -92,7 +92,7 @@ def _compile_module(module, backend, stats, options):
 
     def call(*args, **kwargs):
         return original(*args, **kwargs)
-    inner = _watched(capture.compiler(capture.with_own_code(call), backend, options["fullgraph"], options["dynamic"]), stats)
+    inner = _watched(dynamo.compiler(dynamo.with_own_code(call), backend, options["fullgraph"], options["dynamic"]), stats)
     cls = type(original)
 
     def __call__(self, *args, **kwargs):

@@ -1,7 +1,7 @@
 """Capture: from a TorchDynamo graph to functional ATen.
 
-This is the only file that touches private names of PyTorch. `compiler(fn, backend, ...)` runs TorchDynamo (guards, one
-graph per frame). For each graph `Graph` notes the grad mode and autocast state of every node, and `export` lowers a
+This file and dynamo.py alone touch private names of PyTorch. dynamo.py runs TorchDynamo (guards, one graph per frame). For
+each graph `annotate` notes the grad mode and autocast state of every node, and `export` lowers a
 graph with `aot_export_module(..., trace_joint=False, pre_dispatch=True)`: functional ATen with composites kept
 (`linear`, `layer_norm`, `scaled_dot_product_attention`, ...) and inputs that are written back listed.
 
@@ -15,19 +15,13 @@ That route alone would silently lose things, so they are taken out of its way fi
     `thunder_capture::straight_through(value, tensor before)`. Views that functionalization makes anew there, because their
     base was written to before, are recorded as the views they are (`_Runner.recorded`).
 """
-import collections
 import contextlib
-import os
-import re
-import types
 import warnings
 
 import torch
 import torch._dynamo
 import torch.fx
 import torch.fx.traceback as fx_traceback
-from torch._dynamo.utils import counters as _counters
-from torch._dynamo.utils import graph_break_reasons
 from torch._functorch.aot_autograd import aot_export_module
 from torch._guards import TracingContext, detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor
@@ -37,7 +31,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, guard_s
 from torch.utils import _pytree as pytree
 
 from . import optable
-from .errors import CompileError, Unsupported
+from .errors import Unsupported
 
 _set_grad_enabled = torch._C._set_grad_enabled
 _MARKERS = (_set_grad_enabled, _enter_autocast, _exit_autocast)
@@ -48,90 +42,7 @@ _TRACE_KEY = "thunder"
 _regions = []  # the regions of the capture under way, by number
 
 
-# ---- TorchDynamo ------------------------------------------------------------------------------------------------------
-
-def compiler(fn, backend, fullgraph=False, dynamic=None):
-    """`fn` run through TorchDynamo with `backend(graph_module, example_inputs)`. Returns a callable with guards."""
-    return torch.compile(fn, backend=backend, fullgraph=fullgraph, dynamic=dynamic)
-
-
-def with_own_code(fn):
-    """The function again. TorchDynamo keeps what it compiled, and counts it against recompile_limit, by code object: closures of one
-    `def` would share that."""
-    made = types.FunctionType(fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
-    made.__kwdefaults__ = fn.__kwdefaults__
-    return made
-
-
-class PerShape:
-    """A function that is captured for each combination of its tensors' shapes and dtypes (and of its other arguments but floats)
-    by itself, so that their number has no limit."""
-
-    MANY = 32
-
-    def __init__(self, fn, backend):
-        self.fn, self.backend, self.made = fn, backend, {}
-
-    def __call__(self, *args, **kwargs):
-        key = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf if isinstance(leaf, (int, str)) else None
-                    for leaf in pytree.tree_leaves((args, kwargs)))
-        call = self.made.get(key)
-        if call is None:
-            call = self.made[key] = compiler(with_own_code(self.fn), self.backend, True, False)
-            if len(self.made) == self.MANY:
-                warnings.warn(f"thunder: {self.MANY} shapes of a training step have been compiled; pad batches, or sort them into few shapes",
-                              stacklevel=3)
-        return call(*args, **kwargs)
-
-
-NOT_CAPTURED = (torch._dynamo.exc.Unsupported, torch._dynamo.exc.FailOnRecompileLimitHit)
-
-
-def not_captured(error):
-    """TorchDynamo's refusal as a CompileError: its first lines, and the user's."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(line.removeprefix("Explanation: ") for line in lines[:2])
-    frames = [f for f in _FRAME.findall(str(error)) if not f[0].startswith(_NOT_THE_USERS)]
-    source = f"{frames[-1][0]}:{frames[-1][1]}: {frames[-1][2].strip()}" if frames else None
-    return CompileError(f"TorchDynamo cannot capture this as one graph: {text}", "UNIMPLEMENTED", source)
-
-
-_FRAME = re.compile(r'File "([^"]*)", line (\d+), in [^\n]*\n?([^\n]*)')
-_NOT_THE_USERS = (torch.__path__[0], os.path.dirname(os.path.abspath(__file__)) + os.sep)
-_known_breaks, _known_frames, _known_reasons = collections.Counter(), 0, 0
-
-
-def frames():
-    """How many Python frames TorchDynamo has looked at in this process. Between two equal numbers nothing was captured or left out."""
-    if _counters["frames"]["total"] != _known_frames or len(graph_break_reasons) != _known_reasons:
-        _remember()
-    return _known_frames
-
-
-def frames_since():
-    return _counters["frames"]["total"]
-
-
-def _remember():
-    global _known_frames, _known_reasons
-    _known_frames, _known_reasons = _counters["frames"]["total"], len(graph_break_reasons)
-    _known_breaks.clear()
-    _known_breaks.update(_counters["unimplemented"] + _counters["graph_break"])
-
-
-def breaks():
-    """What TorchDynamo left to Python since the last call of `frames`: (what, why, "file:line: text" or None) each."""
-    found, where = [], [r for r in graph_break_reasons[_known_reasons:] if r.user_stack]
-    for text, n in (_counters["unimplemented"] + _counters["graph_break"]).items():
-        if n > _known_breaks[text]:
-            lines = [line.strip().removeprefix("Explanation: ") for line in text.splitlines()]
-            at = next((r for r in where if r.reason.startswith(lines[0])), where[-1] if where else None)
-            users = [f for f in at.user_stack if not f.filename.startswith(_NOT_THE_USERS)] if at else []
-            source = f"{users[-1].filename}:{users[-1].lineno}: {users[-1].line}" if users else None
-            found.append((lines[0], lines[1] if len(lines) > 1 else "TorchDynamo does not capture it", source))
-    _remember()
-    return found
-
+# ---- Gradients, sizes, nodes ---------------------------------------------------------------------------------------------
 
 def undifferentiable(gradients):
     """Gradients that raise when they are differentiated again."""
@@ -143,11 +54,6 @@ def undifferentiable(gradients):
         given = [made] if isinstance(made, torch.Tensor) else list(made)
     rest = iter(given)
     return [None if g is None else next(rest) for g in gradients]
-
-
-def reset_code(fn):
-    """Drops what TorchDynamo has compiled for `fn`'s code."""
-    torch._dynamo.reset_code(fn)
 
 
 def mark_stepped(optimizer):
@@ -585,8 +491,9 @@ def _composites():
             yield from filter(_is_preservable_cia_op, overloads)
 
 
-def _cells():
-    """Recurrent cells, which PyTorch's own C++ writes with operators in place: what this is about has to be functional."""
+def _rewritten():
+    """Recurrent cells, which PyTorch's own C++ writes with operators in place where the graph has to be functional; x[..., i, ...] with one
+    tensor of integers."""
     F, aten = torch.nn.functional, torch.ops.aten
 
     def lstm_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
@@ -601,7 +508,16 @@ def _cells():
 
     def cell(activation):
         return lambda x, h, w_ih, w_hh, b_ih=None, b_hh=None: activation(F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh))
-    return {aten.lstm_cell.default: lstm_cell, aten.gru_cell.default: gru_cell, aten.rnn_tanh_cell.default: cell(torch.tanh),
+
+    def index(x, indices):
+        given = [(d, i) for d, i in enumerate(indices) if i is not None]
+        if len(given) != 1 or given[0][1].dtype not in (torch.int64, torch.int32) or x.dim() == 0:
+            return NotImplemented
+        (d, i), n = given[0], x.size(given[0][0])
+        i = i.long()
+        picked = x.index_select(d, torch.where(i < 0, i + n, i).reshape(-1))
+        return picked.reshape([*x.shape[:d], *i.shape, *x.shape[d + 1:]])
+    return {aten.index.Tensor: index, aten.lstm_cell.default: lstm_cell, aten.gru_cell.default: gru_cell, aten.rnn_tanh_cell.default: cell(torch.tanh),
             aten.rnn_relu_cell.default: cell(torch.relu)}
 
 
@@ -611,7 +527,7 @@ def _decompositions():
     if _decomposed is None:
         from torch._decomp import _core_aten_decompositions_post_autograd
         table = {**_core_aten_decompositions_post_autograd(), **{op: op.decompose for op in _composites()}}
-        table.update(_cells())
+        table.update(_rewritten())
         _decomposed = {op: how for op, how in table.items()
                        if isinstance(op, torch._ops.OpOverload) and not optable.by_overload(f"{op._opname}.{op._overloadname}")}
     return _decomposed
@@ -753,7 +669,8 @@ def split(gm, bad, states):
     for node in gm.graph.nodes:
         if node.op in ("placeholder", "output", "get_attr") or is_marker(node):
             continue
-        if node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem" and node.args[0] in piece:
+        if node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem" and node.args[0] in piece and not isinstance(
+                example(node.args[0]), torch.Tensor):
             piece[node] = piece[node.args[0]]  # a tuple never leaves its piece
             continue
         wanted = node_number(node) in bad

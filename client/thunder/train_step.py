@@ -5,7 +5,7 @@ import warnings
 
 import torch
 
-from . import capture, encode, jobs, runtime, wire
+from . import capture, dynamo, encode, jobs, runtime, wire
 from .arguments import check_train_step
 from .errors import CompileError, DaemonError, Unsupported
 from .region import Backend, Settings
@@ -276,8 +276,8 @@ class TrainStep:
                 out = model(*args, **kwargs) if loss_fn is None else loss_fn(model(*args[:-1], **kwargs), args[-1])
             loss = out["loss"] if isinstance(out, dict) else out[0] if isinstance(out, (tuple, list)) else out
             return loss, out
-        self._forward = capture.PerShape(forward, _StepBackend(self))
-        self._eval = capture.PerShape(lambda *args, **kwargs: forward(*args, **kwargs)[1], Backend(Settings(True, executors), self.stats))
+        self._forward = dynamo.PerShape(forward, _StepBackend(self))
+        self._eval = dynamo.PerShape(lambda *args, **kwargs: forward(*args, **kwargs)[1], Backend(Settings(True, executors), self.stats))
 
     @property
     def _thunder_stats(self):
@@ -319,8 +319,8 @@ class TrainStep:
         try:
             with torch.enable_grad():
                 return self._forward(*args, **kwargs)[1]
-        except capture.NOT_CAPTURED as error:
-            raise capture.not_captured(error) from error
+        except dynamo.NOT_CAPTURED as error:
+            raise dynamo.not_captured(error) from error
 
     def flush(self):
         """Updates from the micro-batches since the last update, and does nothing when there are none: the end of an epoch whose length
@@ -338,8 +338,8 @@ class TrainStep:
         try:
             with torch.no_grad():
                 return self._eval(*args, **kwargs)
-        except capture.NOT_CAPTURED as error:
-            raise capture.not_captured(error) from error
+        except dynamo.NOT_CAPTURED as error:
+            raise dynamo.not_captured(error) from error
 
 
 def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1, precision=None, parallel=None, executors=None):

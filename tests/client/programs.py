@@ -288,6 +288,11 @@ def rows_with_a_dimension_of_one(x):
     return (F.normalize(b, dim=0, eps=1e-2) + b).sum([1, 2]), b, a.exp()
 
 
+@case(lambda: (r(5, 3), torch.tensor([0, 4, -1, 0]), torch.tensor([[1, 2], [-2, -3]])))
+def indexed(w, i, j):
+    return w[i], w.sin()[j] * 2, w[:, j], w[None, i].sum(), w[i][:, None]
+
+
 REDUCED = [
     lambda x, w: x.sum() + w.sum(),
     lambda x, w: x.mean() * w.mean(),
