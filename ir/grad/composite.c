@@ -6,32 +6,20 @@
 #define B (v->b)
 #define X (v->in[0])
 
-/* v->in_grad[i] = g in operand i's dtype, summed to its shape. */
-static void give(th_vjp *v, uint32_t i, th_value g) {
-  if (!th_vjp_want(v, i) || B->status) return;
-  th_type t = th_rule_type(B, v->in[i]);
-  v->in_grad[i] = th_convert(B, th_sum_to(B, g, t.dims, t.rank), t.dtype);
-}
-
 static th_value up_grad(th_vjp *v) { return th_up(B, th_vjp_grad(v, 0)); }
 
 void th__vjp_detach(th_vjp *v) { (void)v; }
-void th__vjp_straight_through(th_vjp *v) { give(v, 1, v->grad[0]); }
+void th__vjp_straight_through(th_vjp *v) { th_vjp_give(v, 1, v->grad[0]); }
 
 void th__vjp_sigmoid(th_vjp *v) {
   th_value y = th_up(B, v->out);
-  give(v, 0, th_mul(B, up_grad(v), th_mul(B, y, th_sub(B, th_like(B, 1, y), y))));
-}
-
-void th__vjp_relu(th_vjp *v) {
-  th_value g = v->grad[0], zero = th_like(B, 0, g);
-  give(v, 0, th_select(B, th_gt(B, v->out, th_like(B, 0, v->out)), g, zero));
+  th_vjp_give(v, 0, th_mul(B, up_grad(v), th_mul(B, y, th_sub(B, th_like(B, 1, y), y))));
 }
 
 void th__vjp_silu(th_vjp *v) { /* s (1 + x (1 - s)) */
   th_value x = th_up(B, X), s = th_sigmoid(B, x);
   th_value slope = th_mul(B, s, th_add_scalar(B, th_mul(B, x, th_sub(B, th_like(B, 1, s), s)), 1));
-  give(v, 0, th_mul(B, up_grad(v), slope));
+  th_vjp_give(v, 0, th_mul(B, up_grad(v), slope));
 }
 
 void th__vjp_gelu(th_vjp *v) {
@@ -49,7 +37,7 @@ void th__vjp_gelu(th_vjp *v) {
     th_value pdf = th_mul_scalar(B, th_exp(B, th_mul_scalar(B, th_mul(B, x, x), -0.5)), 0.39894228040143267794);
     slope = th_add(B, cdf, th_mul(B, x, pdf));
   }
-  give(v, 0, th_mul(B, up_grad(v), slope));
+  th_vjp_give(v, 0, th_mul(B, up_grad(v), slope));
 }
 
 /* ---- normalizations ---- */
@@ -79,9 +67,9 @@ static void row_norm(th_vjp *v, bool centred) {
   th_value xhat = th_mul(B, centred ? th_sub(B, x, th_spread(B, v->out + 1, x, dims, n)) : x, rstd);
   th_value weight = v->in[1];
   th_value gw = weight == TH_NO_VALUE ? g : th_mul(B, g, th_broadcast_like(B, th_convert(B, weight, th_dtype_of(B, x)), g));
-  if (th_vjp_want(v, 0)) give(v, 0, through_statistics(v, gw, xhat, rstd, dims, n, centred));
-  if (th_vjp_want(v, 1)) give(v, 1, th_mul(B, g, xhat));
-  if (centred && th_vjp_want(v, 2)) give(v, 2, g);
+  if (th_vjp_want(v, 0)) th_vjp_give(v, 0, through_statistics(v, gw, xhat, rstd, dims, n, centred));
+  if (th_vjp_want(v, 1)) th_vjp_give(v, 1, th_mul(B, g, xhat));
+  if (centred && th_vjp_want(v, 2)) th_vjp_give(v, 2, g);
 }
 void th__vjp_layer_norm(th_vjp *v) { row_norm(v, true); }
 void th__vjp_rms_norm(th_vjp *v) { row_norm(v, false); }
@@ -104,9 +92,9 @@ void th__vjp_batch_norm(th_vjp *v) {
   rstd = th_broadcast(B, rstd, t.dims, t.rank, &channel);
   th_value xhat = th_mul(B, th_sub(B, x, mean), rstd), gw = g;
   if (v->in[1] != TH_NO_VALUE) gw = th_mul(B, g, th_broadcast(B, th_convert(B, v->in[1], t.dtype), t.dims, t.rank, &channel));
-  if (th_vjp_want(v, 0)) give(v, 0, !running && th_attr_bool(v->op, "training") ? through_statistics(v, gw, xhat, rstd, dims, n, true) : th_mul(B, gw, rstd));
-  if (th_vjp_want(v, 1)) give(v, 1, th_reduce(B, TH_OP_reduce_sum, th_mul(B, g, xhat), dims, n, false));
-  if (th_vjp_want(v, 2)) give(v, 2, th_reduce(B, TH_OP_reduce_sum, g, dims, n, false));
+  if (th_vjp_want(v, 0)) th_vjp_give(v, 0, !running && th_attr_bool(v->op, "training") ? through_statistics(v, gw, xhat, rstd, dims, n, true) : th_mul(B, gw, rstd));
+  if (th_vjp_want(v, 1)) th_vjp_give(v, 1, th_reduce(B, TH_OP_reduce_sum, th_mul(B, g, xhat), dims, n, false));
+  if (th_vjp_want(v, 2)) th_vjp_give(v, 2, th_reduce(B, TH_OP_reduce_sum, g, dims, n, false));
 }
 
 /* ---- softmax, losses ---- */
@@ -116,15 +104,15 @@ static int64_t softmax_dim(th_vjp *v, th_value y) { return th_wrap_dim(B, th_att
 void th__vjp_softmax(th_vjp *v) { /* y (g - sum(g y)) */
   th_value y = th_up(B, v->out), g = up_grad(v);
   int64_t dim = softmax_dim(v, y);
-  if (th_rank(B, y) == 0) give(v, 0, th_like(B, 0, y));
-  else give(v, 0, th_mul(B, y, th_sub(B, g, th_spread(B, th_reduce(B, TH_OP_reduce_sum, th_mul(B, g, y), &dim, 1, false), y, &dim, 1))));
+  if (th_rank(B, y) == 0) th_vjp_give(v, 0, th_like(B, 0, y));
+  else th_vjp_give(v, 0, th_mul(B, y, th_sub(B, g, th_spread(B, th_reduce(B, TH_OP_reduce_sum, th_mul(B, g, y), &dim, 1, false), y, &dim, 1))));
 }
 
 void th__vjp_log_softmax(th_vjp *v) { /* g - exp(y) sum(g) */
   th_value y = th_up(B, v->out), g = up_grad(v);
   int64_t dim = softmax_dim(v, y);
-  if (th_rank(B, y) == 0) give(v, 0, th_like(B, 0, y));
-  else give(v, 0, th_sub(B, g, th_mul(B, th_exp(B, y), th_spread(B, th_reduce(B, TH_OP_reduce_sum, g, &dim, 1, false), y, &dim, 1))));
+  if (th_rank(B, y) == 0) th_vjp_give(v, 0, th_like(B, 0, y));
+  else th_vjp_give(v, 0, th_sub(B, g, th_mul(B, th_exp(B, y), th_spread(B, th_reduce(B, TH_OP_reduce_sum, g, &dim, 1, false), y, &dim, 1))));
 }
 
 /* (softmax - one hot) times what each entry's loss weighs; class indices without smoothing. */
@@ -143,10 +131,75 @@ void th__vjp_cross_entropy_loss(th_vjp *v) {
   th_last_dims(tt.rank, tt.rank, all);
   if (reduction == 1) g = th_div(B, g, th_reduce(B, TH_OP_reduce_sum, weight, all, tt.rank, false));
   th_value coefficient = th_mul(B, th_broadcast_like(B, g, weight), weight);
+  coefficient = th_select(B, valid, coefficient, th_like(B, 0, coefficient)); /* all ignored: g is a quotient by 0 */
   th_value p = th_exp(B, th_sub(B, x, th_spread(B, v->out + 1, x, &dim, 1)));
   th_value hit = th_eq(B, th_iota(B, t.dims, t.rank, (uint32_t)dim, TH_DTYPE_i64), th_spread(B, target, x, &dim, 1));
-  give(v, 0, th_mul(B, th_sub(B, p, th_convert(B, hit, t.dtype)), th_spread(B, coefficient, x, &dim, 1)));
+  th_vjp_give(v, 0, th_mul(B, th_sub(B, p, th_convert(B, hit, t.dtype)), th_spread(B, coefficient, x, &dim, 1)));
 }
+
+/* (x - y) / (x (1 - x)), the divisor not below 1e-12: finite at 0 and 1, as PyTorch has it. */
+void th__vjp_binary_cross_entropy(th_vjp *v) {
+  th_value g = up_grad(v), o[2];
+  th_unify(B, v->in, 2, th_dtype_compute(th_float_dtype(th_result_type(B, v->in, 2))), o);
+  if (B->status) return;
+  th_value x = o[0], y = o[1], left = th_sub(B, th_like(B, 1, x), x);
+  th_type t = th_rule_type(B, x);
+  int64_t all[TH_MAX_RANK];
+  th_last_dims(t.rank, t.rank, all);
+  if (th_attr_int(v->op, th_ctx(B), "reduction") == 1) g = th_div(B, g, th_count(B, &t, all, t.rank, t.dtype));
+  g = th_broadcast_like(B, g, x);
+  if (v->in[2] != TH_NO_VALUE) g = th_mul(B, g, th_broadcast_like(B, th_convert(B, v->in[2], t.dtype), x));
+  if (th_vjp_want(v, 0)) th_vjp_give(v, 0, th_div(B, th_mul(B, g, th_sub(B, x, y)), th_max(B, th_mul(B, left, x), th_like(B, 1e-12f, x))));
+  if (th_vjp_want(v, 1)) th_vjp_give(v, 1, th_mul(B, g, th_sub(B, th_log(B, left), th_log(B, x))));
+}
+
+/* ---- variance ---- */
+
+/* Of the variance 2 (x - mean) / (n - correction); of its root that over twice the root, and 0 where the root is 0. With
+ * correction >= n as PyTorch has it: by the formula, but for a variance of all elements NaN and inf. */
+static void statistics(th_vjp *v, bool root) {
+  th_context *c = th_ctx(B);
+  if (B->status) return;
+  th_value x = th_up(B, X), contribution = TH_NO_VALUE;
+  th_type t = th_rule_type(B, x);
+  const th_attr *attr = th_attr_get(v->op, "dim");
+  bool whole = attr->kind != TH_ATTR_INTS || t.rank == 0;
+  int64_t dims[TH_MAX_RANK], d;
+  uint32_t n = 0;
+  for (uint32_t i = 0; !whole && i < attr->count; i++)
+    if (th_dim_is_const(c, attr->ints[i], &d)) dims[n++] = th_wrap_dim(B, d, t.rank);
+  if (n == 0) th_last_dims(t.rank, n = t.rank, dims);
+  th_value count = th_count(B, &t, dims, n, t.dtype);
+  th_value mean = th_reduce(B, TH_OP_reduce_sum, x, dims, n, false);
+  if (B->status) return;
+  th_type reduced = th_rule_type(B, mean);
+  mean = th_spread(B, th_div(B, mean, th_broadcast_like(B, count, mean)), x, dims, n);
+  if (v->grad[0] != TH_NO_VALUE) {
+    th_value g = th_reshape(B, up_grad(v), reduced.dims, reduced.rank);
+    if (root) {
+      th_value y = th_reshape(B, th_up(B, v->out), reduced.dims, reduced.rank), zero = th_like(B, 0, y);
+      g = th_select(B, th_eq(B, y, zero), zero, th_div(B, g, th_mul_scalar(B, y, 2)));
+    }
+    double correction = th_attr_absent(v->op, "correction") ? 1 : th_attr_float(c, v->op, "correction");
+    th_value left = th_add_scalar(B, count, -correction), slope = th_sub(B, x, mean);
+    slope = th_mul(B, th_broadcast_like(B, th_div(B, th_like(B, 2, left), left), x), slope);
+    th_dim size = th_k(B, 1);
+    for (uint32_t i = 0; i < n; i++) size = th_dim_mul(c, size, t.dims[dims[i]]);
+    if (whole && !(th_dim_is_const(c, size, &d) && (double)d > correction)) {
+      th_value none = th_select(B, th_eq(B, x, mean), th_like(B, NAN, x), th_like(B, INFINITY, x));
+      slope = th_select(B, th_broadcast_like(B, th_le(B, left, th_like(B, 0, left)), x), none, slope);
+    }
+    contribution = th_mul(B, th_spread(B, g, x, dims, n), slope);
+  }
+  if (v->op->n_results > 1 && v->grad[1] != TH_NO_VALUE) {
+    th_value g = th_reshape(B, th_up(B, v->grad[1]), reduced.dims, reduced.rank);
+    g = th_spread(B, th_div(B, g, th_broadcast_like(B, count, g)), x, dims, n);
+    contribution = contribution == TH_NO_VALUE ? g : th_add(B, contribution, g);
+  }
+  if (contribution != TH_NO_VALUE) th_vjp_give(v, 0, contribution);
+}
+void th__vjp_variance(th_vjp *v) { statistics(v, false); }
+void th__vjp_deviation(th_vjp *v) { statistics(v, true); }
 
 /* ---- attention, embedding, dropout ---- */
 
@@ -175,7 +228,7 @@ void th__vjp_embedding(th_vjp *v) {
     g = th_select(B, keep, g, th_like(B, 0, g));
   }
   th_value zero = th_full(B, 0, th_dtype_of(B, g), t.dims, t.rank);
-  give(v, 0, th_build1(B, TH_OP_scatter_add, (th_value[]){zero, at, g}, 3, (th_attr[]){th_make_int(th_ctx(B), 0)}));
+  th_vjp_give(v, 0, th_build1(B, TH_OP_scatter_add, (th_value[]){zero, at, g}, 3, (th_attr[]){th_make_int(th_ctx(B), 0)}));
 }
 
 void th__vjp_dropout(th_vjp *v) { /* the mask is made again: equal tags give equal values */
@@ -188,7 +241,7 @@ void th__vjp_dropout(th_vjp *v) { /* the mask is made again: equal tags give equ
     th_attr attrs[] = {th_make_ints(c, t.dims, t.rank), th_make_float(p), tag, th_make_dtype(t.dtype)};
     g = th_mul(B, g, th_build1(B, TH_OP_torch_dropout_mask, NULL, 0, attrs));
   }
-  give(v, 0, g);
+  th_vjp_give(v, 0, g);
 }
 
 /* ---- ops that own graphs ---- */
@@ -222,5 +275,5 @@ void th__vjp_custom_grad(th_vjp *v) { /* bwd(gradients of the outputs, saved) */
   for (uint32_t i = 0; i < g->n_inputs; i++) in[i] = i < n_out ? th_vjp_grad(v, i) : v->out + i;
   th_fail(B, th_inline(B, source, graph, in, out));
   for (uint32_t i = 0; i < g->n_outputs && !B->status; i++)
-    if (th_vjp_want(v, i)) give(v, i, out[i]);
+    if (th_vjp_want(v, i)) th_vjp_give(v, i, out[i]);
 }

@@ -39,6 +39,13 @@ bool th_vjp_covers(const th_trace *trace, const th_op *op, const bool *active_op
 th_value th_vjp_grad(th_vjp *v, uint32_t i);
 static inline bool th_vjp_want(const th_vjp *v, uint32_t i) { return i < v->op->n_operands && v->wanted[i]; }
 
+/* v->in_grad[i] = g in operand i's dtype, summed to its shape; for the rules of torch ops, which broadcast and promote. */
+static inline void th_vjp_give(th_vjp *v, uint32_t i, th_value g) {
+  if (!th_vjp_want(v, i) || v->b->status) return;
+  th_type t = th_rule_type(v->b, v->in[i]);
+  v->in_grad[i] = th_convert(v->b, th_sum_to(v->b, g, t.dims, t.rank), t.dtype);
+}
+
 /* Differentiates graph `graph` of `source` at `in` (TH_NO_VALUE gradients of outputs are zero): runs it anew in v->b's
  * graph and goes back through it. in_grad as in th_vjp. */
 void th_differentiate_body(th_vjp *v, uint32_t graph, const th_value *in, const th_value *out_grad, const bool *wanted, th_value *in_grad);

@@ -14,7 +14,7 @@
 
 void th__vjp_zero(th_vjp *v) { TO(0, C(0, X)); }
 void th__vjp_neg(th_vjp *v) { TO(0, th_neg(B, G)); }
-void th__vjp_abs(th_vjp *v) { TO(0, th_mul(B, G, th_sign(B, X))); }
+void th__vjp_abs(th_vjp *v) { TO(0, th_mul(B, G, th_sgn(B, X))); }
 void th__vjp_exp(th_vjp *v) { TO(0, th_mul(B, G, OUT)); }
 void th__vjp_exp2(th_vjp *v) { TO(0, th_mul(B, th_mul(B, G, OUT), C(0.693147180559945309417, X))); }
 void th__vjp_expm1(th_vjp *v) { TO(0, th_mul(B, G, th_add_scalar(B, OUT, 1))); }
@@ -73,12 +73,12 @@ void th__vjp_pow_prim(th_vjp *v) { /* as torch: zero for exponent 0, and for 0 *
     v->in_grad[1] = th_mul(B, G, th_select(B, flat, zero, th_mul(B, OUT, th_log(B, X))));
   }
 }
-/* Ties share the gradient, as torch.maximum does. */
+/* Ties share the gradient, and both get it where one is NaN, as torch.maximum does. */
 static void larger(th_vjp *v, bool max) {
   th_value half = th_mul_scalar(B, G, 0.5), zero = C(0, X), tie = th_eq(B, X, Y);
-  th_value first = max ? th_gt(B, X, Y) : th_lt(B, X, Y), second = max ? th_lt(B, X, Y) : th_gt(B, X, Y);
-  TO(0, th_select(B, tie, half, th_select(B, first, G, zero)));
-  TO(1, th_select(B, tie, half, th_select(B, second, G, zero)));
+  th_value not_first = max ? th_lt(B, X, Y) : th_gt(B, X, Y), not_second = max ? th_gt(B, X, Y) : th_lt(B, X, Y);
+  TO(0, th_select(B, tie, half, th_select(B, not_first, zero, G)));
+  TO(1, th_select(B, tie, half, th_select(B, not_second, zero, G)));
 }
 void th__vjp_max(th_vjp *v) { larger(v, true); }
 void th__vjp_min(th_vjp *v) { larger(v, false); }

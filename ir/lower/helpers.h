@@ -38,6 +38,21 @@ static inline th_value th_sigmoid(th_builder *b, th_value x) {
   return th_reciprocal(b, th_add_scalar(b, th_exp(b, th_neg(b, x)), 1));
 }
 
+/* -1, 0 or 1; 0 of NaN, as PyTorch has it and the prim has not. */
+static inline th_value th_sgn(th_builder *b, th_value x) {
+  if (!th_dtype_is_float(th_dtype_of(b, x))) return th_sign(b, x);
+  return th_select(b, th_isnan(b, x), th_like(b, 0, x), th_sign(b, x));
+}
+
+/* x log(y): 0 where x is 0, unless y is NaN. */
+static inline th_value th_xlogy(th_builder *b, th_value x, th_value y) {
+  th_value zero = th_like(b, 0, x), product = th_mul(b, x, th_log(b, y));
+  return th_select(b, th_isnan(b, y), y, th_select(b, th_eq(b, x, zero), zero, product));
+}
+
+#define TH_SELU_ALPHA 1.67326324235437728482
+#define TH_SELU_SCALE 1.05070098735548049342
+
 /* The dims of a row normalization as a list: the last n. */
 static inline void th_last_dims(uint32_t rank, uint32_t n, int64_t *out) {
   for (uint32_t i = 0; i < n; i++) out[i] = rank - n + i;

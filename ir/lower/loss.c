@@ -213,6 +213,18 @@ void th__lower_huber_loss(th_rule *r) {
   else huber(r, delta, 1);
 }
 
+/* -(y log(x) + (1 - y) log(1 - x)), the logarithms not below -100. */
+void th__lower_binary_cross_entropy(th_rule *r) {
+  th_value x, y;
+  th_dtype d;
+  if (!operands(r, &x, &y, &d)) return;
+  th_builder *b = r->b;
+  th_value least = th_like(b, -100, x), no = th_max(b, th_log1p(b, th_neg(b, x)), least), yes = th_max(b, th_log(b, x), least);
+  th_value loss = th_sub(b, th_mul(b, th_add_scalar(b, y, -1), no), th_mul(b, y, yes));
+  if (r->in[2] != TH_NO_VALUE) loss = th_mul(b, loss, th_broadcast_like(b, th_convert(b, r->in[2], th_dtype_of(b, x)), loss));
+  th_rule_return(r, th_convert(b, reduced(r, loss), d));
+}
+
 /* (1 - y) x + (1 + (pos_weight - 1) y) log(1 + exp(-x)), the logarithm taken on the safe side. */
 void th__lower_bce_with_logits(th_rule *r) {
   th_value x, y;

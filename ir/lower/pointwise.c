@@ -151,6 +151,12 @@ void th__lower_atan2(th_rule *r) {
   th_rule_return(r, th_atan2(r->b, x, y));
 }
 
+void th__lower_xlogy(th_rule *r) {
+  th_value x, y;
+  th_dtype d = float_pair(r, &x, &y);
+  th_rule_return(r, th_convert(r->b, th_xlogy(r->b, th_up(r->b, x), th_up(r->b, y)), d));
+}
+
 static void logical(th_rule *r, th_op_kind kind) {
   th_value out[2];
   th_unify(r->b, r->in, 2, TH_DTYPE_bool, out);
@@ -176,8 +182,12 @@ FLOAT_UNARY(acosh) FLOAT_UNARY(atanh) FLOAT_UNARY(tanh) FLOAT_UNARY(erf)
 static th_value plain(th_rule *r) { return th_convert(r->b, r->in[0], th_dtype_of(r->b, r->in[0])); } /* without weakness */
 
 void th__lower_neg(th_rule *r) { th_rule_return(r, th_neg(r->b, plain(r))); }
-void th__lower_abs(th_rule *r) { th_rule_return(r, th_abs(r->b, plain(r))); }
-void th__lower_sign(th_rule *r) { th_rule_return(r, th_sign(r->b, plain(r))); }
+void th__lower_abs(th_rule *r) {
+  th_dtype d = th_dtype_of(r->b, r->in[0]);
+  if (th_dtype_is_complex(d)) th_rule_refuse(r, "%s is not supported yet", th_dtype_name(d));
+  th_rule_return(r, th_abs(r->b, plain(r)));
+}
+void th__lower_sign(th_rule *r) { th_rule_return(r, th_sgn(r->b, plain(r))); }
 
 static void rounded(th_rule *r, th_op_kind kind) {
   th_value x = plain(r);
@@ -214,10 +224,20 @@ COMPOSITE(hardswish, y = th_div(b, th_mul(b, x, th_min(b, th_max(b, th_add_scala
 /* log(sigmoid(x)) = min(x, 0) - log1p(exp(-|x|)) */
 COMPOSITE(logsigmoid, y = th_sub(b, th_min(b, x, th_like(b, 0, x)), th_log1p(b, th_exp(b, th_neg(b, th_abs(b, x))))))
 COMPOSITE(mish, y = th_mul(b, x, th_tanh(b, th_log1p(b, th_exp(b, x)))))
-COMPOSITE(elu, {
-  double alpha = th_rule_float(r, "alpha"), scale = th_rule_float(r, "scale"), in = th_rule_float(r, "input_scale");
+static th_value elu(th_builder *b, th_value x, double alpha, double scale, double in) {
   th_value positive = th_gt(b, x, th_like(b, 0, x));
-  y = th_select(b, positive, th_mul_scalar(b, x, scale), th_mul_scalar(b, th_expm1(b, th_mul_scalar(b, x, in)), alpha * scale));
+  return th_select(b, positive, th_mul_scalar(b, x, scale), th_mul_scalar(b, th_expm1(b, th_mul_scalar(b, x, in)), alpha * scale));
+}
+COMPOSITE(elu, y = elu(b, x, th_rule_float(r, "alpha"), th_rule_float(r, "scale"), th_rule_float(r, "input_scale")))
+COMPOSITE(celu, {
+  double alpha = th_rule_float(r, "alpha");
+  if (alpha == 0) th_rule_fail(r, "alpha is 0");
+  y = elu(b, x, alpha, 1, 1 / alpha);
+})
+COMPOSITE(selu, y = elu(b, x, TH_SELU_ALPHA, TH_SELU_SCALE, 1))
+COMPOSITE(sinc, {
+  th_value u = th_mul_scalar(b, x, 3.14159265358979323846);
+  y = th_select(b, th_eq(b, x, th_like(b, 0, x)), th_like(b, 1, x), th_div(b, th_sin(b, u), u));
 })
 COMPOSITE(softplus, {
   double beta = th_rule_float(r, "beta"), threshold = th_rule_float(r, "threshold");
@@ -242,11 +262,17 @@ void th__lower_relu(th_rule *r) {
   th_rule_return(r, th_max(r->b, x, th_like(r->b, 0, x)));
 }
 
-static th_value cut(th_builder *b, th_value x, th_value low, th_value high) {
-  if (low != TH_NO_VALUE) x = th_select(b, th_lt(b, x, low), low, x);
-  if (high != TH_NO_VALUE) x = th_select(b, th_gt(b, x, high), high, x);
+static th_value cut(th_builder *b, th_value x, th_value low, th_value high) { /* NaN if one of them is */
+  if (low != TH_NO_VALUE) x = th_max(b, x, low);
+  if (high != TH_NO_VALUE) x = th_min(b, x, high);
   return x;
 }
+
+COMPOSITE(logit, {
+  th_value one = th_like(b, 1, x);
+  if (th_rule_has(r, "eps")) x = cut(b, x, th_like(b, th_rule_float(r, "eps"), x), th_like(b, 1 - th_rule_float(r, "eps"), x));
+  y = th_log(b, th_div(b, x, th_sub(b, one, x)));
+})
 
 void th__lower_relu6(th_rule *r) {
   th_value x = plain(r);

@@ -24,8 +24,12 @@ static th_value extreme(th_rule *r, th_op_kind kind) {
 }
 void th__lower_amax(th_rule *r) { th_rule_return(r, extreme(r, TH_OP_reduce_max)); }
 void th__lower_amin(th_rule *r) { th_rule_return(r, extreme(r, TH_OP_reduce_min)); }
-void th__lower_any(th_rule *r) { th_rule_return(r, reduce(r, TH_OP_reduce_any, th_convert(r->b, r->in[0], TH_DTYPE_bool))); }
-void th__lower_all(th_rule *r) { th_rule_return(r, reduce(r, TH_OP_reduce_all, th_convert(r->b, r->in[0], TH_DTYPE_bool))); }
+static void quantified(th_rule *r, th_op_kind kind) { /* bools; of u8, u8 */
+  th_value y = reduce(r, kind, th_convert(r->b, r->in[0], TH_DTYPE_bool));
+  th_rule_return(r, th_dtype_of(r->b, r->in[0]) == TH_DTYPE_u8 ? th_convert(r->b, y, TH_DTYPE_u8) : y);
+}
+void th__lower_any(th_rule *r) { quantified(r, TH_OP_reduce_any); }
+void th__lower_all(th_rule *r) { quantified(r, TH_OP_reduce_all); }
 
 void th__lower_mean(th_rule *r) {
   th_dtype d = th_rule_dtype(r, "dtype", th_dtype_of(r->b, r->in[0]));
@@ -94,8 +98,9 @@ static void arg_extreme(th_rule *r, th_op_kind kind) {
 void th__lower_argmax(th_rule *r) { arg_extreme(r, TH_OP_argmax); }
 void th__lower_argmin(th_rule *r) { arg_extreme(r, TH_OP_argmin); }
 
-/* Variance in two passes: the mean, then the squared deviations over n - correction. */
-static void variance(th_rule *r, th_value *out_var, th_value *out_mean) {
+/* Variance in two passes: the mean, then the squared deviations over n - correction. Its root: the deviations over the
+ * largest of them, so that squares neither overflow nor vanish (PyTorch sums in f64). */
+static void variance(th_rule *r, bool root, bool with_mean) {
   th_builder *b = r->b;
   th_value x = th_up(b, r->in[0]);
   th_dtype d = th_dtype_of(b, r->in[0]);
@@ -104,36 +109,32 @@ static void variance(th_rule *r, th_value *out_var, th_value *out_mean) {
   int64_t dims[TH_MAX_RANK];
   uint32_t n = th_rule_dims(r, "dim", th_rank(b, x), dims);
   if (!th_dtype_is_float(d)) th_rule_fail(r, "wants floating point, got %s", th_dtype_name(d));
+  if (isnan(correction)) th_rule_refuse(r, "correction must be a constant");
   if (b->status) return;
   th_type t = th_rule_type(b, x);
   th_value count = th_count(b, &t, dims, n, t.dtype);
   th_value sum = th_reduce(b, TH_OP_reduce_sum, x, dims, n, false);
   th_value mean = th_div(b, sum, th_broadcast_like(b, count, sum));
   th_value deviation = th_sub(b, x, th_spread(b, mean, x, dims, n));
+  th_value scale = TH_NO_VALUE;
+  if (root) {
+    th_value largest = th_reduce(b, TH_OP_reduce_max, th_abs(b, deviation), dims, n, false), zero = th_like(b, 0, largest);
+    scale = th_select(b, th_and(b, th_isfinite(b, largest), th_gt(b, largest, zero)), largest, th_like(b, 1, largest));
+    deviation = th_div(b, deviation, th_spread(b, scale, x, dims, n));
+  }
   th_value squares = th_reduce(b, TH_OP_reduce_sum, th_mul(b, deviation, deviation), dims, n, keep);
   th_value divisor = th_max(b, th_add_scalar(b, count, -correction), th_const(b, 0, t.dtype));
-  *out_var = th_convert(b, th_div(b, squares, th_broadcast_like(b, divisor, squares)), d);
-  if (out_mean && !b->status) {
-    th_type kept = th_rule_type(b, squares);
-    *out_mean = th_convert(b, th_reshape(b, mean, kept.dims, kept.rank), d);
-  }
+  th_value y = th_div(b, squares, th_broadcast_like(b, divisor, squares));
+  if (b->status) return;
+  th_type kept = th_rule_type(b, squares);
+  if (root) y = th_mul(b, th_sqrt(b, y), th_reshape(b, scale, kept.dims, kept.rank));
+  th_rule_return(r, th_convert(b, y, d));
+  if (with_mean) th_rule_return(r, th_convert(b, th_reshape(b, mean, kept.dims, kept.rank), d));
 }
-void th__lower_var(th_rule *r) {
-  th_value v = TH_NO_VALUE;
-  variance(r, &v, NULL);
-  th_rule_return(r, v);
-}
-void th__lower_std(th_rule *r) {
-  th_value v = TH_NO_VALUE;
-  variance(r, &v, NULL);
-  th_rule_return(r, th_sqrt(r->b, v));
-}
-void th__lower_var_mean(th_rule *r) {
-  th_value v = TH_NO_VALUE, m = TH_NO_VALUE;
-  variance(r, &v, &m);
-  th_rule_return(r, v);
-  th_rule_return(r, m);
-}
+void th__lower_var(th_rule *r) { variance(r, false, false); }
+void th__lower_std(th_rule *r) { variance(r, true, false); }
+void th__lower_var_mean(th_rule *r) { variance(r, false, true); }
+void th__lower_std_mean(th_rule *r) { variance(r, true, true); }
 
 /* x**power of x >= 0 whose gradient at 0 is 0, as PyTorch's norms have it, and not inf * 0. */
 static th_value root(th_builder *b, th_value x, double power) {

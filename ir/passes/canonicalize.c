@@ -1,5 +1,5 @@
 /* canonicalize: one form for equal things, so that later passes need to know one. On prims:
- *   constants stand on the right of a commutative op; x + 0, x - 0, x * 1, x / 1 are x; --x is x
+ *   constants stand on the right of a commutative op; x + (-0), x - 0, x * 1, x / 1 are x, and x + 0 of integers (-0.0 + 0 is 0.0); --x is x
  *   conversions there and back without loss vanish; chains of reshapes, transposes and broadcasts become one
  *   reductions over dimensions of size 1 are reshapes; division by a power of two is a product */
 #include <math.h>
@@ -102,7 +102,9 @@ static th_value arithmetic(th_rewriter *r, const th_op *op, th_value x, th_value
   bool exact = th_dtype_is_float(type_of(r, x)->dtype);
   int e;
   switch (op->kind) {
-    case TH_OP_add: case TH_OP_sub: if (right && c == 0 && type_of(r, x)->dtype != TH_DTYPE_bool) return x; break;
+    case TH_OP_add: case TH_OP_sub:
+      if (right && c == 0 && type_of(r, x)->dtype != TH_DTYPE_bool && (!exact || !signbit(c) == (op->kind == TH_OP_sub))) return x;
+      break;
     case TH_OP_mul: if (right && c == 1 && type_of(r, x)->dtype != TH_DTYPE_bool) return x; break;
     case TH_OP_div:
       if (right && c == 1) return x;

@@ -44,6 +44,14 @@ def pytrees(tree, scale=1.0, flag=False):
     return {"a": out, "b": (out.sum(), [tree["y"][1] - 1, flag, None, "text"])}
 
 
+@case(lambda: (r(3, 4), torch.rand(3, 4), torch.tensor([-100, -100, -100])))
+def statistics_and_losses(x, p, ignored):
+    flat = x[:, :1].expand(3, 4)
+    std, mean = torch.std_mean(flat, 1)
+    return (std, mean, x.std(), x.var(1), x.var(None, correction=13), F.cross_entropy(x, ignored) * 0, F.celu(x * 100).clamp(-1, 50),
+            F.binary_cross_entropy(x.sigmoid(), p), F.binary_cross_entropy((x > 0).float() + 0 * x, p))
+
+
 @case(lambda: (r(4, 4, grad=False), r(4, grad=False)))
 def in_place_inputs(x, y):
     x.mul_(2)

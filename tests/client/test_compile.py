@@ -44,3 +44,18 @@ def test_other_sizes_and_numbers_compile_once_more():
         for a, b in zip(got, wanted):
             torch.testing.assert_close(a, b)
     assert thunder.compile_stats(compiled).regions == 2 and not thunder.compile_stats(compiled).eager_pieces
+
+
+def test_abs_of_complex_numbers_runs_in_eager():
+    def of_parts(x, y):
+        return torch.abs(torch.complex(x, y)) * 2
+
+    def of_an_input(z):
+        return torch.abs(z) * 2
+    x, y = torch.tensor([3.0, 0.0], requires_grad=True), torch.tensor([4.0, 0.0], requires_grad=True)
+    for fn, given in ((of_parts, (x, y)), (of_an_input, (torch.tensor([3 + 4j, 0j], requires_grad=True),))):
+        compiled = thunder.compile(fn)
+        got, want = compiled(*given), fn(*given)
+        assert torch.equal(got, want) and got.dtype == torch.float32 and thunder.compile_stats(compiled).eager_pieces
+        for a, b in zip(torch.autograd.grad(got.sum(), given), torch.autograd.grad(want.sum(), given)):
+            assert torch.equal(a, b)

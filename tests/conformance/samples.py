@@ -60,6 +60,45 @@ add("torch.elu", lambda x: F.elu(x, 0.5), rand(5))
 add("torch.hardtanh", lambda x: F.hardtanh(x, -0.5, 0.75), rand(9))
 add("torch.softplus", lambda x: F.softplus(x, beta=2, threshold=3), rand(9, low=-4, high=4))
 SPECIAL = torch.tensor([0.0, -0.0, float("nan"), float("inf"), float("-inf"), 1.5])
+
+# Gradients where a branch that is not taken overflows, at kinks and at NaN: PyTorch's.
+FAR = (-1000.0, -100.0, -20.0, -1.0, -0.0, 0.0, 0.5, 19.9, 20.0, 88.0, 89.0, 90.0, 100.0, 1000.0, float("inf"), float("-inf"), float("nan"))
+KINKS = (float("-inf"), -4.0, -3.0, -1.0, -0.0, 0.0, 1.0, 3.0, 4.0, 6.0, 7.0, float("inf"), float("nan"))
+
+
+def given(values, dtype=torch.float32, grad=True):
+    return torch.tensor(values, dtype=dtype).requires_grad_(grad)
+
+
+for row, fn in {"elu": F.elu, "celu": F.celu, "selu": F.selu, "softplus": F.softplus, "mish": F.mish}.items():
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        add("torch." + row, lambda x, fn=fn: fn(x), given(FAR, dtype))
+add("torch.elu", lambda x: F.elu(x, 0.3), given(FAR))
+add("torch.celu", lambda x: F.celu(x, 0.5), given(FAR))
+add("torch.softplus", lambda x: F.softplus(x, beta=-1.5, threshold=3), given(FAR))
+for row, fn in {"relu": F.relu, "relu6": F.relu6, "hardtanh": F.hardtanh, "hardsigmoid": F.hardsigmoid, "hardswish": F.hardswish, "leaky_relu": F.leaky_relu,
+                "sign": torch.sign, "abs": torch.abs}.items():
+    add("torch." + row, lambda x, fn=fn: fn(x), given(KINKS))
+    add("torch." + row, lambda x, fn=fn: fn(x), given(KINKS, torch.bfloat16))
+for low, high in ((-1.0, 3.0), (0.0, None), (None, 3.0), (float("nan"), 3.0), (-1.0, float("nan")), (3.0, -1.0)):
+    add("torch.clamp", lambda x, low=low, high=high: x.clamp(low, high), given(KINKS))
+add("torch.clamp_min", lambda x: x.clamp_min(0.0), given(KINKS))
+add("torch.clamp_max", lambda x: x.clamp_max(3.0), given(KINKS))
+NAN = float("nan")
+CUT = (given((0.0, 1.0, NAN, 5.0, 5.0, 1.0, 2.0, 3.0, 5.0, -5.0)), given((1.0, NAN, 0.0, 0.0, NAN, NAN, 2.0, 2.0, 2.0, 9.0)), given((2.0, 2.0, 2.0, NAN, NAN, 2.0, 3.0, 3.0, 3.0, -1.0)))
+add("torch.clamp", lambda x, low, high: torch.clamp(x, low, high), *CUT)
+add("torch.clamp_min", lambda x, low: torch.clamp_min(x, low), *CUT[:2])
+add("torch.clamp_max", lambda x, high: torch.clamp_max(x, high), CUT[0], CUT[2])
+PAIRS = (given((0.0, -0.0, NAN, 1.0, NAN, 2.0, float("inf"), 1.0)), given((-0.0, 0.0, 1.0, NAN, NAN, 2.0, float("-inf"), 3.0)))
+for name in ("maximum", "minimum"):
+    add("torch." + name, lambda x, y, fn=getattr(torch, name): fn(x, y), *PAIRS)
+add("torch.sinc", lambda x: torch.sinc(x), given((-1.5, 0.0, -0.0, 0.5, 2.25)))
+add("torch.sinc", lambda x: torch.sinc(x), ints(3))
+add("torch.xlogy", lambda x, y: torch.xlogy(x, y), given((0.0, 0.0, 1.0, 0.0, NAN, 2.0)), given((0.0, 1.0, 0.0, NAN, 0.0, 3.0)))
+add("torch.xlogy", lambda x: torch.xlogy(x, 2.5), given((0.0, 1.5)))
+add("torch.xlogy", lambda y: torch.xlogy(2, y), given((0.0, 1.5), torch.bfloat16))
+add("torch.logit", lambda x: torch.logit(x), given((0.0, 1.0, 0.3, -0.5, 1.5)))
+add("torch.logit", lambda x: torch.logit(x, 0.125), given((0.0, 1.0, 0.3, 0.125, 0.875)))
 for name in ("isnan", "isinf", "isfinite"):
     add("torch." + name, lambda x, fn=getattr(torch, name): fn(x), SPECIAL)
 add("torch.logical_not", lambda x: torch.logical_not(x), bools(5))
@@ -79,6 +118,10 @@ add("torch.add", lambda x, y: torch.add(x, y, alpha=-3), rand(2, 3), rand(2, 3))
 add("torch.add", lambda x, y: x + y, bools(4), bools(4))
 add("torch.sub", lambda x, y: torch.sub(x, y, alpha=2), rand(2, 3), rand(3))
 add("torch.mul", lambda x, y: x * y, bools(4), ints(4))
+add("torch.add", lambda x: 1 / (x + 0), torch.tensor((-0.0, 0.0)))  # of zeros: 1 / -0.0 is -inf
+add("torch.add", lambda x: 1 / (0.0 + x), torch.tensor((-0.0, 0.0), dtype=torch.float64))
+add("torch.add", lambda x: 1 / (x + -0.0), torch.tensor((-0.0, 0.0)))
+add("torch.sub", lambda x: 1 / (x - 0), torch.tensor((-0.0, 0.0)))
 add("torch.rsub", lambda x: 3 - x, rand(4))
 add("torch.rsub", lambda x, y: torch.rsub(x, y, alpha=2), rand(4), rand(4))
 add("torch.div", lambda x, y: x / y, rand(3, 4), rand(4, low=0.5))
@@ -262,6 +305,17 @@ for reduction in ("mean", "sum", "none"):
     for row, fn in {"torch.mse_loss": F.mse_loss, "torch.l1_loss": F.l1_loss, "torch.smooth_l1_loss": F.smooth_l1_loss, "torch.huber_loss": F.huber_loss}.items():
         add(row, lambda x, y, r=reduction, fn=fn: fn(x, y, reduction=r), rand(4, 3), rand(4, 3, low=-1))
     add("torch.binary_cross_entropy_with_logits", lambda x, y, r=reduction: F.binary_cross_entropy_with_logits(x, y, reduction=r), rand(4, 3), rand(4, 3, low=0, high=1, grad=False))
+    IGNORED = torch.full((3,), -100)
+    for row, fn in {"torch.cross_entropy_loss": F.cross_entropy, "torch.nll_loss_nd": F.nll_loss}.items():
+        add(row, lambda x, y, r=reduction, fn=fn: fn(x, y, reduction=r), rand(3, 5), IGNORED)
+        add(row, lambda x, y, w, r=reduction, fn=fn: fn(x, y, w, reduction=r), rand(3, 5), IGNORED, rand(5, low=0.5, grad=False))
+    CHANCES = (given((0.0, 1.0, 0.0, 1.0, 0.5, 0.3, 1e-30)), given((0.0, 1.0, 1.0, 0.0, 0.5, 0.0, 0.5), grad=False))
+    add("torch.binary_cross_entropy", lambda x, y, r=reduction: F.binary_cross_entropy(x, y, reduction=r), *CHANCES)
+    add("torch.binary_cross_entropy", lambda x, y, w, r=reduction: F.binary_cross_entropy(x, y, w, reduction=r), *CHANCES, rand(7, low=0.5, grad=False))
+    add("torch.binary_cross_entropy", lambda x, y, w, r=reduction: F.binary_cross_entropy(x, y, w, reduction=r),
+        *(rand(4, 3, low=0.1, high=0.9, dtype=torch.float64) for _ in range(2)), rand(3, low=0.5, grad=False, dtype=torch.float64))
+    add("torch.binary_cross_entropy", lambda x, y, r=reduction: F.binary_cross_entropy(x, y, reduction=r), *(rand(5, low=0.1, high=0.9, dtype=torch.bfloat16) for _ in range(2)))
+add("torch.cross_entropy_loss", lambda x, y, w: F.cross_entropy(x, y, w), rand(2, 3), torch.tensor([1, -100]), given((0.0, 0.0, 0.0), grad=False))
 add("torch.cross_entropy_loss", lambda x, y, w: F.cross_entropy(x, y, w, ignore_index=2), rand(8, 5), ints(8), rand(5, low=0.5, grad=False))
 add("torch.cross_entropy_loss", lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1), rand(8, 5), ints(8))
 add("torch.cross_entropy_loss", lambda x, y: F.cross_entropy(x, y), rand(4, 5, 3), ints(4, 3))
@@ -316,10 +370,30 @@ for name in ("argmax", "argmin"):
 for name in ("any", "all"):
     add("torch." + name, lambda x, fn=getattr(torch, name): fn(x), bools(3, 5))
     add("torch." + name, lambda x, fn=getattr(torch, name): fn(x, 1), ints(3, 5, high=2))
+    for dims in (None, 1, (0, 1)):
+        add("torch." + name, lambda x, fn=getattr(torch, name), d=dims: fn(x) if d is None else fn(x, d), ints(3, 5, high=3, dtype=torch.uint8))
 for name in ("var", "std"):
     add("torch." + name, lambda x, fn=getattr(torch, name): fn(x), rand(3, 5))
     add("torch." + name, lambda x, fn=getattr(torch, name): fn(x, 1, correction=0, keepdim=True), rand(3, 5))
 add("torch.var_mean", lambda x: torch.var_mean(x, 1), rand(3, 5))
+add("torch.var_mean", lambda x: torch.var_mean(x, 1)[1], rand(3, 5))
+add("torch.var_mean", lambda x: torch.var_mean(x, (0, 2), correction=0, keepdim=True), rand(3, 5, 2, dtype=torch.float64))
+add("torch.std_mean", lambda x: torch.std_mean(x, 1), rand(3, 5))
+add("torch.std_mean", lambda x: torch.std_mean(x), rand(3, 5, dtype=torch.bfloat16))
+FLAT = ((2.0, 2.0, 2.0), (1.0, 2.0, 4.0), (-3.0, -3.0, -3.0))  # PyTorch's gradient of a deviation of 0 is 0
+for dtype in (torch.float32, torch.float64, torch.bfloat16):
+    add("torch.std", lambda x: x.std(1), given(FLAT, dtype))
+    add("torch.std", lambda x: x.std(0, keepdim=True), given(FLAT, dtype))
+    add("torch.std_mean", lambda x: torch.std_mean(x, 1), given(FLAT, dtype))
+for big in (1e20, 1e-30):  # squares are out of range
+    add("torch.std", lambda x: x.std(), given((big, big, -big)))
+    add("torch.std_mean", lambda x: torch.std_mean(x, 0), given((big, big, -big)))
+for correction in (3, 5):  # no degrees of freedom: inf and NaN, as PyTorch has them
+    for row, fn in {"torch.var": torch.var, "torch.std": torch.std, "torch.var_mean": torch.var_mean, "torch.std_mean": torch.std_mean}.items():
+        add(row, lambda x, fn=fn, c=correction: fn(x, 1, correction=c), given(FLAT))
+        add(row, lambda x, fn=fn, c=correction: fn(x, None, correction=c), given((1.0, 2.0, 4.0)))
+add("torch.std", lambda x: x.std(), given(2.0))
+add("torch.var", lambda x: x.var(), given(2.0))
 for order in (2, 1, 0, float("inf"), 3):
     add("torch.linalg_vector_norm", lambda x, o=order: torch.linalg.vector_norm(x, o, 1), rand(3, 5, grad=order != 0))
 add("torch.linalg_vector_norm", lambda x: torch.linalg.vector_norm(x), rand(3, 5))
