@@ -44,3 +44,13 @@ def test_other_sizes_and_numbers_compile_once_more():
         for a, b in zip(got, wanted):
             torch.testing.assert_close(a, b)
     assert thunder.compile_stats(compiled).regions == 2 and not thunder.compile_stats(compiled).eager_pieces
+
+
+def test_more_outputs_than_a_kernel_has():
+    def fn(x):
+        rows = x.sum(-1, keepdim=True)
+        return [torch.sin(x * i) + rows for i in range(150)], [rows * i for i in range(70)]
+    x = torch.randn(3, 5, dtype=torch.float64)
+    compiled = thunder.compile(fn, fullgraph=True)
+    torch.testing.assert_close(compiled(x), fn(x), rtol=1e-10, atol=1e-10)
+    assert not thunder.compile_stats(compiled).eager_pieces
