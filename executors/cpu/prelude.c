@@ -41,5 +41,9 @@ const char th_cpu_prelude[] =
     "  float q = -5.96761703e-4f; q = TH_FMAF(q, s, 4.99119423e-3f); q = TH_FMAF(q, s, -2.67681349e-2f); q = TH_FMAF(q, s, 1.12819925e-1f); q = TH_FMAF(q, s, -3.76125336e-1f); q = TH_FMAF(q, s, 1.28379166e-1f);\n"
     "  q = TH_FMAF(q, a, a); return t > 0.927734375f ? r : q;\n}\n"
     TH_QUOTE(TH_PHILOX) "\n"
-    "#define TH_DIV_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : (y) == (T)-1 ? (T)(0 - (uint64_t)(x)) : (T)((x) / (y)))\n"
-    "#define TH_REM_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : (y) == (T)-1 ? (T)0 : (T)((x) % (y)))\n";
+    "#define TH_IS_MINUS_1(T, y) ((T)-1 < 0 && (y) == (T)-1)\n" /* of an unsigned type, (T)-1 is a divisor like others */
+    "#define TH_DIV_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : TH_IS_MINUS_1(T, y) ? (T)(0 - (uint64_t)(x)) : (T)((x) / (y)))\n"
+    "#define TH_REM_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : TH_IS_MINUS_1(T, y) ? (T)0 : (T)((x) % (y)))\n"
+    "static inline uint64_t th_pow_int(uint64_t x, uint64_t y, int negative) {\n" /* wraps around; 1 / x towards zero, and 0 of 0 */
+    "  uint64_t z = 1; if (negative) return x == 1 ? 1 : x == (uint64_t)-1 ? (y & 1 ? x : 1) : 0;\n"
+    "  for (; y; y >>= 1, x *= x) if (y & 1) z *= x;\n  return z;\n}\n";
