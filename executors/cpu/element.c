@@ -208,7 +208,7 @@ static const char *pointwise(th_gen *g, const th_op *op, const char *const *x) {
     case TH_OP_mul: return th_arena_printf(a, is_bool ? "(%s)(%s & %s)" : "(%s)(%s * %s)", T, x[0], x[1]);
     case TH_OP_div: return th_arena_printf(a, is_float ? "(%s)%s / %s" : "TH_DIV_INT(%s, %s, %s)", T, x[0], x[1]);
     case TH_OP_rem: return is_float ? th_arena_printf(a, "%s(%s, %s)", in == TH_DTYPE_f64 ? "fmod" : "fmodf", x[0], x[1]) : th_arena_printf(a, "TH_REM_INT(%s, %s, %s)", T, x[0], x[1]);
-    case TH_OP_pow: return is_float ? th_arena_printf(a, "%s(%s, %s)", in == TH_DTYPE_f64 ? "pow" : "powf", x[0], x[1]) : th_arena_printf(a, "(%s)pow((double)%s, (double)%s)", T, x[0], x[1]);
+    case TH_OP_pow: return is_float ? th_arena_printf(a, "%s(%s, %s)", in == TH_DTYPE_f64 ? "pow" : "powf", x[0], x[1]) : th_arena_printf(a, "(%s)th_pow_int((uint64_t)%s, (uint64_t)%s, %s < 0)", T, x[0], x[1], x[1]);
     case TH_OP_atan2: return th_arena_printf(a, "%s(%s, %s)", in == TH_DTYPE_f64 ? "atan2" : "atan2f", x[0], x[1]);
     case TH_OP_max: return th_arena_printf(a, "TH_MAX(%s, %s)", x[0], x[1]);
     case TH_OP_min: return th_arena_printf(a, "TH_MIN(%s, %s)", x[0], x[1]);
