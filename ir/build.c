@@ -160,12 +160,14 @@ const th_attr *th_rule_attr(const th_rule *r, const char *name) {
 }
 bool th_rule_has(const th_rule *r, const char *name) { return th_rule_attr(r, name)->kind != TH_ATTR_ABSENT; }
 
-double th_rule_float(const th_rule *r, const char *name) {
+double th_rule_float(th_rule *r, const char *name) {
   const th_attr *a = th_rule_attr(r, name);
   int64_t i;
   if (a->kind == TH_ATTR_FLOAT) return a->f;
   if (a->kind == TH_ATTR_BOOL) return a->b;
-  return a->kind == TH_ATTR_INT && th_dim_is_const(th_ctx(r->b), a->i, &i) ? (double)i : NAN;
+  if (a->kind == TH_ATTR_INT && th_dim_is_const(th_ctx(r->b), a->i, &i)) return (double)i;
+  if (a->kind == TH_ATTR_INT) th_rule_refuse(r, "%s must be a constant", name);
+  return NAN;
 }
 
 bool th_rule_bool(const th_rule *r, const char *name) {

@@ -10,7 +10,7 @@
 #include "executors/cpu/codegen.h"
 #include "executors/cpu/cpu.h"
 
-enum { COLUMNS = 64, PARTS = 32, SMALL = 8192 };
+enum { COLUMNS = 64, ROWS = 128 /* that are added up in f32 */, PARTS = 32, SMALL = 8192 };
 
 static const th_type *type_of(th_gen *g, th_value v) { return th_type_of(g->t, v); }
 
@@ -186,9 +186,10 @@ static uint32_t output_of(th_gen *g, th_value v) {
 static void columns(th_gen *g, const th_type *domain, const th_op *first, bool *done) {
   th_dim kept[TH_MAX_RANK];
   const char *outer[TH_MAX_RANK], *index[TH_MAX_RANK], *at[TH_MAX_RANK];
-  uint32_t n_kept = 0, last = domain->rank - 1, opened = 0;
+  uint32_t n_kept = 0, last = domain->rank - 1, opened = 0, around = 0, blocked = TH_NONE;
+  int64_t block = ROWS, length;
   const th_op *ops[64];
-  const char *acc[64];
+  const char *acc[64], *sum[64];
   size_t n = 0;
   for (uint32_t i = 0; i < last; i++)
     if (!th_gen_reduces(g->c, first, i)) kept[n_kept++] = domain->dims[i];
@@ -214,12 +215,27 @@ static void columns(th_gen *g, const th_type *domain, const th_op *first, bool *
     th_dtype dtype = type_of(g, ops[i]->operands[0])->dtype;
     acc[i] = th_gen_name(g, "a");
     th_gen_line(g, "%s %s[%d]; for (int k = 0; k < %d; k++) %s[k] = %s;", th_gen_ctype(dtype), acc[i], COLUMNS, COLUMNS, acc[i], th_gen_reduce_start(ops[i]->kind, dtype));
+    sum[i] = th_gen_adds_in_blocks(g, ops[i], ROWS) ? th_gen_name(g, "a") : NULL;
+    if (!sum[i]) continue;
+    th_gen_line(g, "double %s[%d]; for (int k = 0; k < %d; k++) %s[k] = 0;", sum[i], COLUMNS, COLUMNS, sum[i]);
+    blocked = 0;
   }
   for (uint32_t i = 0, k = 0; i < last; i++)
     if (!th_gen_reduces(g->c, first, i)) index[i] = outer[k++];
+  for (uint32_t i = last; blocked != TH_NONE && i-- > 0;) { /* the innermost dimensions that are ROWS rows or less, and a part of the next */
+    if (!th_gen_reduces(g->c, first, i)) continue;
+    blocked = i;
+    if (!th_dim_is_const(g->c, domain->dims[i], &length) || length > block) break;
+    if (length) block /= length;
+  }
   for (uint32_t i = 0; i < last; i++)
     if (th_gen_reduces(g->c, first, i)) {
-      index[i] = th_gen_for(g, "k", domain->dims[i]);
+      if (i == blocked) {
+        index[i] = th_gen_blocks(g, domain->dims[i], block);
+        around = ++opened;
+      } else {
+        index[i] = th_gen_for(g, "k", domain->dims[i]);
+      }
       opened++;
     }
   th_type lead = {.rank = last, .dims = domain->dims};
@@ -240,6 +256,9 @@ static void columns(th_gen *g, const th_type *domain, const th_op *first, bool *
   th_gen_open(g, "for (int64_t %s = 0; %s < %s; %s++)", j, j, w, j);
   th_strbuf_add(&g->s, text);
   th_gen_close(g);
+  for (; opened > around; opened--) th_gen_close(g);
+  for (size_t i = 0; i < n; i++)
+    if (sum[i]) th_gen_line(g, "for (int64_t %s = 0; %s < %s; %s++) { %s[%s] += %s[%s]; %s[%s] = 0; }", j, j, w, j, sum[i], j, acc[i], j, acc[i], j);
   while (opened--) th_gen_close(g);
   th_gen_forget(g, inside);
   th_gen_open(g, "for (int64_t %s = 0; %s < %s; %s++)", j, j, w, j);
@@ -247,7 +266,7 @@ static void columns(th_gen *g, const th_type *domain, const th_op *first, bool *
   at[n_kept] = index[last];
   for (size_t i = 0; i < n; i++) {
     uint32_t k = output_of(g, ops[i]->result);
-    th_gen_store(g, k, at, th_arena_printf(g->a, "%s[%s]", acc[i], j));
+    th_gen_store(g, k, at, th_arena_printf(g->a, sum[i] ? "(float)%s[%s]" : "%s[%s]", sum[i] ? sum[i] : acc[i], j));
     done[k] = true;
   }
   th_gen_close(g);

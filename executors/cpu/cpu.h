@@ -52,6 +52,8 @@ void th_gen_store(th_gen *g, uint32_t k, const char *const *index, const char *n
 const char *th_gen_offset(th_gen *g, const th_type *type, const th_dim *strides, const char *const *index);
 /* for (…) over a dimension; returns the index variable. */
 const char *th_gen_for(th_gen *g, const char *prefix, th_dim size);
+/* The same as two loops, the inner one over at most `block` of them. */
+const char *th_gen_blocks(th_gen *g, th_dim size, int64_t block);
 /* Row-major linear index. */
 const char *th_gen_linear(th_gen *g, const th_dim *dims, uint32_t rank, const char *const *index);
 void th_gen_fail(th_gen *g, th_status status);
@@ -61,6 +63,8 @@ const char *th_gen_store_text(th_gen *g, th_dtype dtype, const char *name);
 const char *th_gen_reduce_start(th_op_kind kind, th_dtype dtype);
 const char *th_gen_reduce_step(th_gen *g, th_op_kind kind, th_dtype dtype, const char *acc, const char *x);
 const char *th_gen_reduce_clause(th_op_kind kind, th_dtype dtype);
+/* Is it an f32 sum of more than `most` elements (or of a number not known), which is to be added in blocks? Sums of blocks are f64. */
+bool th_gen_adds_in_blocks(th_gen *g, const th_op *op, int64_t most);
 bool th_gen_reduces(th_context *context, const th_op *op, uint32_t dim);
 bool th_op_is_reduction(const th_op *op); /* reduce_*, not argmax */
 bool th_gen_is_special(const th_op *op);

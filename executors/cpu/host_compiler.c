@@ -138,7 +138,7 @@ static th_status build(const th_options *options, th_arena *arena, const char *f
     linked[n_linked++] = c->out;
     c->error = ECANCELED;
     if (status) break;
-    start(c, (char *[]){cc, "-std=gnu11", "-O3", wide, march, "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-w", "-pipe", "-c", "-o", c->out, c->in, NULL});
+    start(c, (char *[]){cc, "-std=gnu11", "-O3", wide, march, "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fwrapv", "-w", "-pipe", "-c", "-o", c->out, c->in, NULL});
   }
   for (size_t p = 0; p < parts; p++) {
     if (!commands[p].in || (status && commands[p].error)) continue;

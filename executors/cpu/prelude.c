@@ -33,7 +33,7 @@ const char th_cpu_prelude[] =
     "static inline float th_tanhf(float x) {\n"
     "  float a = __builtin_fabsf(x), z = x * x, p = -5.70498872745e-3f;\n"
     "  p = TH_FMAF(p, z, 2.06390887954e-2f); p = TH_FMAF(p, z, -5.37397155531e-2f); p = TH_FMAF(p, z, 1.33314422036e-1f); p = TH_FMAF(p, z, -3.33332819422e-1f); p = TH_FMAF(p * z, x, x);\n"
-    "  float b = 1.0f - 2.0f / (th_expf(a > 10.0f ? 20.0f : a + a) + 1.0f); return a < 0.625f || x != x ? p : __builtin_copysignf(b, x);\n}\n"
+    "  float b = 1.0f - 2.0f / (th_expf(a > 10.0f ? 20.0f : a + a) + 1.0f); return x != x ? p : __builtin_copysignf(a < 0.625f ? p : b, x);\n}\n"
     "static inline float th_erff(float a) {\n"
     "  float t = __builtin_fabsf(a), s = a * a, r = TH_FMAF(-1.72853470e-5f, t, 3.83197126e-4f), u = TH_FMAF(-3.88396438e-3f, t, 2.42546219e-2f);\n"
     "  r = TH_FMAF(r, s, u); r = TH_FMAF(r, t, -1.06777877e-1f); r = TH_FMAF(r, t, -6.34846687e-1f); r = TH_FMAF(r, t, -1.28717512e-1f); r = TH_FMAF(r, t, -t);\n"
@@ -41,5 +41,9 @@ const char th_cpu_prelude[] =
     "  float q = -5.96761703e-4f; q = TH_FMAF(q, s, 4.99119423e-3f); q = TH_FMAF(q, s, -2.67681349e-2f); q = TH_FMAF(q, s, 1.12819925e-1f); q = TH_FMAF(q, s, -3.76125336e-1f); q = TH_FMAF(q, s, 1.28379166e-1f);\n"
     "  q = TH_FMAF(q, a, a); return t > 0.927734375f ? r : q;\n}\n"
     TH_QUOTE(TH_PHILOX) "\n"
-    "#define TH_DIV_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : (y) == (T)-1 ? (T)(0 - (uint64_t)(x)) : (T)((x) / (y)))\n"
-    "#define TH_REM_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : (y) == (T)-1 ? (T)0 : (T)((x) % (y)))\n";
+    "#define TH_IS_MINUS_1(T, y) ((T)-1 < 0 && (y) == (T)-1)\n" /* of an unsigned type, (T)-1 is a divisor like others */
+    "#define TH_DIV_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : TH_IS_MINUS_1(T, y) ? (T)(0 - (uint64_t)(x)) : (T)((x) / (y)))\n"
+    "#define TH_REM_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : TH_IS_MINUS_1(T, y) ? (T)0 : (T)((x) % (y)))\n"
+    "static inline uint64_t th_pow_int(uint64_t x, uint64_t y, int negative) {\n" /* wraps around; 1 / x towards zero, and 0 of 0 */
+    "  uint64_t z = 1; if (negative) return x == 1 ? 1 : x == (uint64_t)-1 ? (y & 1 ? x : 1) : 0;\n"
+    "  for (; y; y >>= 1, x *= x) if (y & 1) z *= x;\n  return z;\n}\n";

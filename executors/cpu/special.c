@@ -63,7 +63,8 @@ static void running_sum(th_gen *g, const th_op *op) {
   const char *index[TH_MAX_RANK];
   size_t mark = th_gen_mark(g);
   uint32_t n = loops(g, x, dim, index);
-  th_gen_line(g, "%s acc = 0;", th_gen_ctype(th_type_of(g->t, op->result)->dtype));
+  th_dtype dtype = th_type_of(g->t, op->result)->dtype;
+  th_gen_line(g, "%s acc = 0;", dtype == TH_DTYPE_f32 ? "double" : th_gen_ctype(dtype));
   index[dim] = th_gen_for(g, "k", x->dims[dim]);
   th_gen_line(g, "acc += %s;", th_gen_element(g, op->operands[0], index));
   put(g, op->result, index, "acc");

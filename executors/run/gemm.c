@@ -43,7 +43,6 @@ th_status th_gemm_name(const char **out) {
 
 th_status th_gemm_run(const th_gemm *g) {
   const char *name;
-  TH_TRY(th_gemm_name(&name));
   if (!g->m || !g->n || !g->batch) return TH_OK;
   bool f64 = g->dtype == TH_DTYPE_f64;
   float alpha_f = (float)g->alpha, beta_f = (float)g->beta;
@@ -51,6 +50,8 @@ th_status th_gemm_run(const th_gemm *g) {
   int m = (int)g->m, n = (int)g->n, k = (int)g->k, lda = (int)g->lda, ldb = (int)g->ldb, ldc = (int)g->ldc;
   if (m != g->m || n != g->n || k != g->k || lda != g->lda || ldb != g->ldb || ldc != g->ldc)
     return TH_ERROR(OUT_OF_RANGE, "a matrix product of %lld x %lld x %lld is too large for a 32-bit BLAS", (long long)g->m, (long long)g->n, (long long)g->k);
+  if (g->batch != (int)g->batch) return TH_ERROR(OUT_OF_RANGE, "%lld matrix products in one call are too many for a 32-bit BLAS", (long long)g->batch);
+  TH_TRY(th_gemm_name(&name));
   batch_gemm many = f64 ? found.db : found.sb;
   if (g->batch > 1 && many) {
     int ta = g->trans_a ? 112 : 111, tb = g->trans_b ? 112 : 111, size = (int)g->batch;

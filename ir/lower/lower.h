@@ -33,7 +33,7 @@ static inline void th_rule_return(th_rule *r, th_value value) { r->out[r->n_out+
 
 const th_attr *th_rule_attr(const th_rule *r, const char *name);
 bool th_rule_has(const th_rule *r, const char *name); /* the attribute is there */
-double th_rule_float(const th_rule *r, const char *name);
+double th_rule_float(th_rule *r, const char *name); /* as th_rule_int; NaN when it is absent */
 bool th_rule_bool(const th_rule *r, const char *name);
 int64_t th_rule_int(th_rule *r, const char *name); /* fails the rule when it is no constant */
 th_dim th_rule_dim(const th_rule *r, const char *name);

@@ -12,7 +12,8 @@ static cast cpu_policy(const th_op *op) {
   if (traits & TH_LOWER_PRECISION) return CAST_LOWER;
   switch (op->kind) {
     case TH_OP_torch_mse_loss: case TH_OP_torch_l1_loss: case TH_OP_torch_smooth_l1_loss: case TH_OP_torch_huber_loss:
-    case TH_OP_torch_cross_entropy_loss: case TH_OP_torch_nll_loss: case TH_OP_torch_bce_with_logits: case TH_OP_torch_prod:
+    case TH_OP_torch_cross_entropy_loss: case TH_OP_torch_nll_loss: case TH_OP_torch_bce_with_logits: case TH_OP_torch_binary_cross_entropy:
+    case TH_OP_torch_prod:
       return CAST_FULL;
     case TH_OP_torch_cat: case TH_OP_torch_stack: return CAST_WIDEST;
     default: return CAST_NONE;

@@ -5,6 +5,8 @@
 
 #include "ir/passes/passes.h"
 
+enum { MAX_MEMBERS = 512 }; /* what a collective of executors/run/execute.c takes */
+
 typedef struct bucket {
   const th_op **members;
   size_t n, capacity;
@@ -63,7 +65,7 @@ static buckets form(const th_options *options, const th_trace *t) {
   for (size_t i = 0; i < n; i++) {
     const th_op *op = reduces[i];
     uint64_t bytes = bytes_of(t, op->operands[0]);
-    if (!open || !fits(t, open, op) || (open->bytes && open->bytes + bytes > options->bucket_bytes) || position[op->operands[0]] >= open->first_read) {
+    if (!open || open->n == MAX_MEMBERS || !fits(t, open, op) || (open->bytes && open->bytes + bytes > options->bucket_bytes) || position[op->operands[0]] >= open->first_read) {
       open = TH_ARENA_NEW(a, bucket);
       open->first_read = SIZE_MAX;
       TH_PUSH(a, all.list, all.n, all.capacity, open);

@@ -7,14 +7,18 @@
  *
  * Domains. A group without reductions has one shape. The first reduction over its shape gives it a kind: ROWS (the last
  * dimension is reduced; results of the kept shape and of the whole shape go on joining), WHOLE (to a scalar) or COLUMNS. A
- * reduction of the two last kinds swallows its producers only when nobody else reads them. */
+ * reduction of the two last kinds swallows its producers only when nobody else reads them.
+ *
+ * What a group must hand out is known when all ops are placed: a group with more results than a kernel has is then cut between
+ * two of its ops, the first part as long as it may be. */
 #include <string.h>
 
 #include "ir/executor.h"
 #include "ir/passes/passes.h"
 
 typedef enum kind { OUTSIDE, PLAIN, ROWS, COLUMNS, WHOLE, ALONE } kind;
-enum { MAX_OPS = 256, MAX_RESULTS = 48 };
+enum { MAX_OPS = 256, MAX_RESULTS = 64 /* executors/cpu/codegen.c */, MAX_OPERANDS = 1024 };
+_Static_assert(3 * MAX_OPS <= MAX_OPERANDS, "an op that others join reads three values at most");
 
 typedef struct group {
   kind kind;
@@ -270,9 +274,69 @@ static void analyse(fuser *f) {
   }
 }
 
+/* ---- cutting ---- */
+
+static bool is_read_outside(fuser *f, th_value v, uint32_t g) {
+  const users *u = &f->users[v];
+  if (u->leaves) return true;
+  for (size_t i = 0; i < u->n; i++)
+    if (f->group_of[u->ops[i]] != g) return true;
+  return false;
+}
+
+static size_t place_in(const group *x, uint32_t op) { /* of an op of the group */
+  size_t low = 0, high = x->n_ops;
+  while (low + 1 < high) *(x->ops[(low + high) / 2] <= op ? &low : &high) = (low + high) / 2;
+  return low;
+}
+
+/* How many ops of group g, from the first on, are the longest kernel that hands out no more than it may. */
+static size_t takes(fuser *f, uint32_t g) {
+  const group *x = &f->groups[g];
+  int32_t *change = TH_ARENA_ARRAY(f->a, int32_t, x->n_ops), results = 0; /* in the number of results, by the op that comes last */
+  size_t best = 1;
+  for (size_t i = 0; i < x->n_ops; i++)
+    for (uint32_t k = 0; k < f->g->ops[x->ops[i]]->n_results; k++) {
+      th_value v = f->g->ops[x->ops[i]]->result + k;
+      const users *u = &f->users[v];
+      size_t last = i;
+      for (size_t n = 0; n < u->n; n++)
+        if (f->group_of[u->ops[n]] == g && place_in(x, u->ops[n]) > last) last = place_in(x, u->ops[n]);
+      change[i]++;
+      if (!is_read_outside(f, v, g)) change[last]--;
+    }
+  for (size_t i = 0; i < x->n_ops; i++) {
+    results += change[i];
+    if (results <= MAX_RESULTS) best = i + 1;
+  }
+  return best;
+}
+
+static void cut(fuser *f, uint32_t g) {
+  for (size_t n; (n = takes(f, g)) < f->groups[g].n_ops;) {
+    group *x = &f->groups[g], first = {.kind = x->kind, .shape = x->shape, .kept = x->kept, .dims = x->dims};
+    uint32_t made = (uint32_t)f->n_groups;
+    for (size_t i = 0; i < n; i++) {
+      TH_PUSH(f->a, first.ops, first.n_ops, first.ops_capacity, x->ops[i]);
+      f->group_of[x->ops[i]] = made;
+    }
+    x->ops += n;
+    x->n_ops -= n;
+    TH_PUSH(f->a, f->groups, f->n_groups, f->groups_capacity, first);
+    for (size_t i = 0; i < n; i++) {
+      const th_op *op = f->g->ops[first.ops[i]];
+      for (uint32_t k = 0; k < op->n_operands; k++) {
+        uint32_t from = op->operands[k] == TH_NO_VALUE ? TH_NONE : producer(f, op->operands[k]);
+        if (from != TH_NONE) add_dep(f, made, from);
+      }
+    }
+    add_dep(f, g, made);
+  }
+}
+
 /* ---- writing ---- */
 
-typedef struct body { uint32_t graph, group; th_value operands[1024]; uint32_t n; th_status status; } body;
+typedef struct body { uint32_t graph, group; th_value operands[MAX_OPERANDS]; uint32_t n; th_status status; } body;
 
 static th_value outer_value(fuser *f, th_value v);
 
@@ -336,14 +400,6 @@ static th_value outer_value(fuser *f, th_value v) {
   th_value made = op->kind == TH_OP_iota ? single(f, op, NULL) : copy_into(f, op, 0, &operand);
   th_rewrite_map(&f->r, v, made);
   return made;
-}
-
-static bool is_read_outside(fuser *f, th_value v, uint32_t g) {
-  const users *u = &f->users[v];
-  if (u->leaves) return true;
-  for (size_t i = 0; i < u->n; i++)
-    if (f->group_of[u->ops[i]] != g) return true;
-  return false;
 }
 
 static th_status write_fusion(fuser *f, uint32_t g) {
@@ -413,6 +469,8 @@ th_status th_pass_fuse(const th_options *options, const th_trace *in, th_trace *
   f.local = TH_ARENA_ARRAY(a, th_value, in->n_values);
   f.stamp = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
   analyse(&f);
+  for (uint32_t g = 0, n = (uint32_t)f.n_groups; g < n; g++)
+    if (f.groups[g].kind != OUTSIDE && f.groups[g].n_ops > 1) cut(&f, g);
   f.r = th_rewrite_begin(in);
   for (uint32_t g = 1; g < in->n_graphs; g++) th_rewrite_graph(&f.r, g);
   for (uint32_t i = 0; i < f.g->n_ops; i++) /* in order of last ops, so that what a group waits for is near */

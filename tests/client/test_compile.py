@@ -59,3 +59,13 @@ def test_abs_of_complex_numbers_runs_in_eager():
         assert torch.equal(got, want) and got.dtype == torch.float32 and thunder.compile_stats(compiled).eager_pieces
         for a, b in zip(torch.autograd.grad(got.sum(), given), torch.autograd.grad(want.sum(), given)):
             assert torch.equal(a, b)
+
+
+def test_more_outputs_than_a_kernel_has():
+    def fn(x):
+        rows = x.sum(-1, keepdim=True)
+        return [torch.sin(x * i) + rows for i in range(150)], [rows * i for i in range(70)]
+    x = torch.randn(3, 5, dtype=torch.float64)
+    compiled = thunder.compile(fn, fullgraph=True)
+    torch.testing.assert_close(compiled(x), fn(x), rtol=1e-10, atol=1e-10)
+    assert not thunder.compile_stats(compiled).eager_pieces

@@ -204,3 +204,34 @@ def test_other_optimizers_run_after_the_plan():
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         o.step()
         assert abs(step(x, y).item() - loss.item()) < 1e-10
+
+
+class Deep(nn.Module):
+    """80 layers that are one fusion but for what a kernel can hand out."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.w = kind, nn.Parameter(torch.rand(4, 5, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, x):
+        for i in range(80):
+            x = torch.tanh(x * self.w)
+            if self.kind == "rows":
+                x = x - x.mean(-1, keepdim=True)
+        return x.sum()
+
+
+@pytest.mark.parametrize("kind", ["plain", "rows"])
+def test_more_results_than_a_kernel_has(kind):
+    model = Deep(kind).double()
+    other = copy.deepcopy(model)
+    o, p = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, other))
+    step = thunder.train_step(other, p)
+    for i in range(3):
+        x = torch.randn(4, 5, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+        o.zero_grad()
+        loss = model(x)
+        loss.backward()
+        o.step()
+        torch.testing.assert_close(step(x), loss.detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(other.w, model.w, rtol=1e-10, atol=1e-10)
