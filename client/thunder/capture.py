@@ -487,7 +487,8 @@ def _composites():
     # Not PyTorch's own list of all namespaces, which asks the dispatcher for everything once for each of the 56.
     for space in (getattr(torch.ops, name) for name in tuple(torch.ops._dir) if name != "aten"):
         if isinstance(space, torch._ops._OpNamespace):
-            overloads = (overload for packet in space for overload in getattr(space, packet).op_overloads())
+            packets = (getattr(space, name) for name in space)
+            overloads = (getattr(packet, name) for packet in packets for name in packet.overloads())
             yield from filter(_is_preservable_cia_op, overloads)
 
 
