@@ -139,7 +139,8 @@ class Operators(Program):
             self.add(f"F.batch_norm({a}, {mean}, {var}, {self.parameter([s[1]])}, {self.parameter([s[1]])}, {training}, 0.1, 0.01)", s)
         elif kind == "group":
             g = self.random.choice([g for g in range(1, s[1] + 1) if s[1] % g == 0])
-            self.add(f"F.group_norm({a}, {g}, {self.parameter([s[1]])}, {self.parameter([s[1]])}, 0.01)", s)
+            # Eager PyTorch 2.13's own backward pass crashes for a channels-last input without gradient.
+            self.add(f"F.group_norm({a}.contiguous(), {g}, {self.parameter([s[1]])}, {self.parameter([s[1]])}, 0.01)", s)
         else:
             k = self.random.randint(1, len(s))
             more = f", {self.parameter(s[-k:])}" if kind == "layer" else ""

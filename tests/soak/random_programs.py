@@ -192,7 +192,8 @@ class Program:
 
     def convert(self):
         a = self.pick()
-        self.add(self.random.choice((f"{a}.float().double()", f"({a} > 0).double()", f"{a}.clamp(-9, 9).round().long().double()", f"({a} * 2).int().remainder(3).double()")), self.shapes[a])
+        small = f"torch.where({a} == {a}, {a}, 0).clamp(-9, 9)"  # what else becomes of NaN and of large numbers is undefined, in PyTorch too
+        self.add(self.random.choice((f"{a}.float().double()", f"({a} > 0).double()", f"{small}.round().long().double()", f"({small} * 2).int().remainder(3).double()")), self.shapes[a])
 
     def without_grad(self):
         a = self.pick()
