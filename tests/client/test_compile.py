@@ -6,10 +6,10 @@ import compare
 import programs
 import thunder
 
-pytestmark = pytest.mark.quick
+quick = pytest.mark.quick
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["sizes", "symbols"])
+@pytest.mark.parametrize("dynamic", [pytest.param(False, marks=quick, id="sizes"), pytest.param(True, id="symbols")])
 @pytest.mark.parametrize("name", programs.CASES)
 def test_program(name, dynamic):
     fn, arguments, options = programs.CASES[name]
@@ -30,6 +30,7 @@ def test_gradients_whose_shapes_no_saved_tensor_has(number, dynamic, layout):
     assert not thunder.compile_stats(compiled).eager_pieces
 
 
+@quick
 def test_other_sizes_and_numbers_compile_once_more():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.GELU(), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3))
@@ -46,6 +47,7 @@ def test_other_sizes_and_numbers_compile_once_more():
     assert thunder.compile_stats(compiled).regions == 2 and not thunder.compile_stats(compiled).eager_pieces
 
 
+@quick
 def test_abs_of_complex_numbers_runs_in_eager():
     def of_parts(x, y):
         return torch.abs(torch.complex(x, y)) * 2

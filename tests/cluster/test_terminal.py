@@ -8,6 +8,8 @@ import sys
 import time
 
 import pytest
+import torch
+import torch.nn as nn
 
 from test_launch import RUN, of_job, run, script
 
@@ -160,3 +162,32 @@ def test_environment_limits_and_directory_are_the_callers(tmp_path):
     path = script(tmp_path, "import os, resource\nprint(os.environ['MINE'], resource.getrlimit(resource.RLIMIT_NOFILE)[0], os.getcwd(), oct(os.umask(0)))")
     done = subprocess.run(["sh", "-c", f"ulimit -n 321; umask 027; MINE=x exec {RUN[0]} -n 2 {path}"], cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=60)
     assert sorted(done.stdout.splitlines()) == [f"x 321 {tmp_path} 0o27"] * 2, done.stderr
+
+
+MANY = """import sys, torch, torch.nn as nn, thunder, os
+torch.manual_seed(0)
+model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(300)]).double()
+step = thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), lambda out, y: (out - y).square().mean(), parallel="ddp")
+rank = int(os.environ["RANK"])
+for i in range(2):
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+    step(x[2 * rank:2 * rank + 2], x[2 * rank:2 * rank + 2] + 1)
+torch.save(model.state_dict(), f"{sys.argv[1]}/rank{rank}.pt")
+"""
+
+
+def test_more_gradients_than_a_collective_takes(tmp_path):
+    (tmp_path / "many.py").write_text(MANY)
+    done = run("-n", 2, tmp_path / "many.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(300)]).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for i in range(2):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+        optimizer.zero_grad()
+        (model(x) - (x + 1)).square().mean().backward()
+        optimizer.step()
+    for rank in range(2):
+        for name, value in torch.load(tmp_path / f"rank{rank}.pt").items():
+            torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-9, atol=1e-9)
