@@ -54,7 +54,7 @@ class PerShape:
         return call(*args, **kwargs)
 
 
-NOT_CAPTURED = (torch._dynamo.exc.Unsupported, torch._dynamo.exc.FailOnRecompileLimitHit)
+NOT_CAPTURED = (torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError, torch._dynamo.exc.FailOnRecompileLimitHit)
 
 
 def not_captured(error):

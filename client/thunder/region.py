@@ -183,8 +183,7 @@ class LateSplit:
             return self.call(*arguments)
         except CompileError as error:
             # PyTorch took the program: an operator whose arguments Thunder refuses is one that it does not have whole.
-            refused = error.code == "UNIMPLEMENTED" or error.code == "INVALID_ARGUMENT" and error.node is not None
-            if not refused or self.region.settings.fullgraph or self.call is not self.region:
+            if error.code not in ("UNIMPLEMENTED", "INVALID_ARGUMENT") or self.region.settings.fullgraph or self.call is not self.region:
                 raise
             self.call = self._around(error)
             return self.call(*arguments)

@@ -89,7 +89,19 @@ class _StepRegion:
         self.constants = [tensor for _, tensor in self.exported.constants]
         self.signature, self.plans, self.trained = None, {}, None
 
+    def check_hooks(self):
+        """Gradients stay in the plan, and so does the optimizer's step: who asked to see them must not wait in vain."""
+        for name, p in self.step.model.named_parameters():
+            if p.requires_grad and (p._backward_hooks or p._post_accumulate_grad_hooks):
+                raise CompileError(f"parameter {name} has a hook on its gradient, which a step does not run; remove it, or use thunder.compile and "
+                                   "the optimizer itself", "UNIMPLEMENTED")
+        optimizer = self.step.optimizer
+        if self.step.known.kind != "none" and (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks):
+            raise CompileError(f"{type(optimizer).__name__} has a step hook, which a step does not run; remove it, or use thunder.compile and the "
+                               "optimizer itself", "UNIMPLEMENTED")
+
     def prepare(self, arguments):
+        self.check_hooks()
         self.plans = {}
         owners = {id(p): i for i, group in enumerate(self.step.optimizer.param_groups) for p in group["params"]}
         self.signature = s = Signature(self.layout, self.exported, [*arguments, *self.constants], True)

@@ -67,7 +67,7 @@ static th_status options_of(th_arena *a, const Thunder__Wire__CompileJob *job, t
     const th_executor **executors = TH_ARENA_ARRAY(a, const th_executor *, m->n_executors);
     for (size_t i = 0; i < m->n_executors; i++)
       if (!(executors[i] = th_executor_find(m->executors[i])))
-        return TH_ERROR(INVALID_ARGUMENT, "executor \"%s\" is not known to this compiler; it has \"cpu\"", m->executors[i]);
+        return TH_ERROR(NOT_FOUND, "executor \"%s\" is not known to this compiler; it has \"cpu\"", m->executors[i]);
     o->n_executors = (uint32_t)m->n_executors;
     o->executors = executors;
   }

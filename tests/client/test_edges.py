@@ -200,3 +200,34 @@ def test_threads_set_later_count():
         assert torch.equal(compiled(x), wanted) and thunder._C.set_threads(before) == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("fn", [lambda x: x.view(x.shape[0], x.shape[1] // 4, -1) * 2, lambda x: torch.roll(x, 1, 0) * 2, lambda x: torch.cat([x[-1:], x[:-1]])],
+                         ids=["patches", "roll", "cat"])
+def test_symbolic_sizes_that_thunder_refuses_run_in_eager(fn):
+    compiled = thunder.compile(fn)
+    for n in (4, 6, 5):
+        x = torch.randn(n, 4 * n, requires_grad=True)
+        got, wanted = compiled(x), fn(x)
+        torch.testing.assert_close(got, wanted)
+        torch.testing.assert_close(torch.autograd.grad(got.square().sum(), x), torch.autograd.grad(wanted.square().sum(), x))
+
+
+def test_hooks_that_a_step_would_not_run():
+    model = nn.Linear(2, 1)
+    handle = model.weight.register_hook(lambda g: g * 0)
+    batch = torch.ones(1, 2), torch.zeros(1, 1)
+    with pytest.raises(thunder.CompileError, match="parameter weight has a hook"):
+        thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=1.0), F.mse_loss)(*batch)
+    handle.remove()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.register_step_post_hook(lambda *_: None)
+    with pytest.raises(thunder.CompileError, match="SGD has a step hook"):
+        thunder.train_step(model, optimizer, F.mse_loss)(*batch)
+
+
+def test_what_torchdynamo_refuses_in_a_step():
+    model = nn.Sequential(nn.BatchNorm1d(4, momentum=None))
+    with pytest.raises(thunder.CompileError, match="as one graph"):
+        thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), F.mse_loss)(torch.randn(3, 4), torch.randn(3, 4))
