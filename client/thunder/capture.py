@@ -722,16 +722,14 @@ def with_hidden_outputs(gm, nodes):
     """The graph with `nodes` returned before everything else."""
     if not nodes:
         return gm
-    copy = torch.fx.GraphModule(gm, torch.fx.Graph())
-    table = {}
-    copy.graph.output(copy.graph.graph_copy(gm.graph, table))
-    output = next(n for n in copy.graph.nodes if n.op == "output")
+    graph, table = torch.fx.Graph(), {}
+    graph.output(graph.graph_copy(gm.graph, table))
+    output = next(n for n in graph.nodes if n.op == "output")
     old = output.args[0]
     output.args = (tuple(table[n] for n in nodes) + tuple(pytree.tree_leaves(old, is_leaf=lambda x: x is None)),)
-    for a, b in zip(gm.graph.nodes, copy.graph.nodes):
+    for a, b in zip(gm.graph.nodes, graph.nodes):
         b.meta = dict(a.meta)
-    copy.recompile()
-    return copy
+    return torch.fx.GraphModule(gm, graph)  # with what the graph refers to: bodies of checkpoints
 
 
 def return_tuple(gm):

@@ -301,6 +301,12 @@ def indexed(w, i, j):
     return w[i], w.sin()[j] * 2, w[:, j], w[None, i].sum(), w[i][:, None]
 
 
+@case(lambda: (r(3, 4),))
+def views_beside_a_checkpoint(x):
+    y = x * 1.25
+    return checkpoint(lambda t: t.sin() * t.cos(), x, use_reentrant=False), y[:1], y[:1].squeeze(0)
+
+
 REDUCED = [
     lambda x, w: x.sum() + w.sum(),
     lambda x, w: x.mean() * w.mean(),
