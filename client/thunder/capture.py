@@ -61,6 +61,14 @@ def mark_stepped(optimizer):
     optimizer._opt_called = True
 
 
+def has_gradient_hooks(p):
+    return bool(p._backward_hooks or p._post_accumulate_grad_hooks)
+
+
+def has_step_hooks(optimizer):
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
 def placeholders(gm):
     return [n for n in gm.graph.nodes if n.op == "placeholder"]
 

@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 from .errors import CompileError
 
-_FRAME = re.compile(r'File "([^"]*)", line (\d+), in [^\n]*\n?([^\n]*)')
-_NOT_THE_USERS = (torch.__path__[0], os.path.dirname(os.path.abspath(__file__)) + os.sep)
+FRAME = re.compile(r'File "([^"]*)", line (\d+), in [^\n]*\n?([^\n]*)')
+NOT_THE_USERS = (torch.__path__[0], os.path.dirname(os.path.abspath(__file__)) + os.sep)
 _known_breaks, _known_frames, _known_reasons = collections.Counter(), 0, 0  # as of the last _remember()
 
 
@@ -61,7 +61,7 @@ def not_captured(error):
     """TorchDynamo's refusal as a CompileError: its first lines, and the user's."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(line.removeprefix("Explanation: ") for line in lines[:2])
-    frames = [f for f in _FRAME.findall(str(error)) if not f[0].startswith(_NOT_THE_USERS)]
+    frames = [f for f in FRAME.findall(str(error)) if not f[0].startswith(NOT_THE_USERS)]
     source = f"{frames[-1][0]}:{frames[-1][1]}: {frames[-1][2].strip()}" if frames else None
     return CompileError(f"TorchDynamo cannot capture this as one graph: {text}", "UNIMPLEMENTED", source)
 
@@ -91,7 +91,7 @@ def breaks():
         if n > _known_breaks[text]:
             lines = [line.strip().removeprefix("Explanation: ") for line in text.splitlines()]
             at = next((r for r in where if r.reason.startswith(lines[0])), where[-1] if where else None)
-            users = [f for f in at.user_stack if not f.filename.startswith(_NOT_THE_USERS)] if at else []
+            users = [f for f in at.user_stack if not f.filename.startswith(NOT_THE_USERS)] if at else []
             source = f"{users[-1].filename}:{users[-1].lineno}: {users[-1].line}" if users else None
             found.append((lines[0], lines[1] if len(lines) > 1 else "TorchDynamo does not capture it", source))
     _remember()

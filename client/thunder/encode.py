@@ -5,12 +5,11 @@ compiler logic: nothing is inferred, rewritten or simplified here.
 """
 import linecache
 import operator
-import os
 import re
 
 import torch
 
-from . import capture, optable, wire
+from . import capture, dynamo, optable, wire
 from .errors import Unsupported
 
 # Arguments of ATen that say nothing a trace keeps: places and layouts are the signature's matter.
@@ -419,9 +418,6 @@ class Encoder:
         return len(self.bodies)
 
 
-_FRAME = re.compile(r'File "([^"]*)", line (\d+), in [^\n]*\n?([^\n]*)')
-_TORCH = torch.__path__[0]
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _sources = {}
 
 
@@ -438,8 +434,8 @@ def source_of(node):
         scope = ".".join(scope.lstrip("L").strip(".").split(".")[1:])
     if trace not in _sources:
         found = ("", 0, "")
-        for file, line, text in _FRAME.findall(trace):
-            if not file.startswith((_TORCH, _HERE)):
+        for file, line, text in dynamo.FRAME.findall(trace):
+            if not file.startswith(dynamo.NOT_THE_USERS):
                 found = (file, int(line), text.strip() or linecache.getline(file, int(line)).strip())
         _sources[trace] = found
     return (*_sources[trace], scope)

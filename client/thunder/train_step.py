@@ -92,11 +92,11 @@ class _StepRegion:
     def check_hooks(self):
         """Gradients stay in the plan, and so does the optimizer's step: who asked to see them must not wait in vain."""
         for name, p in self.step.model.named_parameters():
-            if p.requires_grad and (p._backward_hooks or p._post_accumulate_grad_hooks):
+            if p.requires_grad and capture.has_gradient_hooks(p):
                 raise CompileError(f"parameter {name} has a hook on its gradient, which a step does not run; remove it, or use thunder.compile and "
                                    "the optimizer itself", "UNIMPLEMENTED")
         optimizer = self.step.optimizer
-        if self.step.known.kind != "none" and (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks):
+        if self.step.known.kind != "none" and capture.has_step_hooks(optimizer):
             raise CompileError(f"{type(optimizer).__name__} has a step hook, which a step does not run; remove it, or use thunder.compile and the "
                                "optimizer itself", "UNIMPLEMENTED")
 
@@ -138,6 +138,8 @@ class _StepRegion:
 
     def check_pending(self):
         """An update is one plan over the parameters of this graph: earlier micro-batches of it must not have had others."""
+        if not self.step.touched:
+            return
         mine = {id(self.arguments[i]) for i, _ in self.params}
         for name, p in self.step.model.named_parameters():
             if id(p) in self.step.touched and id(p) not in mine:

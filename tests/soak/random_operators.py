@@ -3,11 +3,12 @@ convolutions, pooling, norms, attention, losses, indexing, integers and booleans
 then a dimension of size 0.
 
     random_operators.py --seed 7 [--count 20]    as random_programs.py"""
+import math
 import sys
 
 import torch
 
-from random_programs import Program, main
+from random_programs import Program, broadcast, main
 
 # Not F.hardsigmoid: PyTorch's gradient of it holds 1/6 in single precision.
 ODD = ("log", "sqrt", "asin", "acosh", "atanh", "reciprocal", "rsqrt", "log2", "tan", "expm1", "exp2", "sinh", "erfc", "trunc", "frac", "ceil", "round",
@@ -67,9 +68,9 @@ class Operators(Program):
 
     def pair(self):
         a = self.pick()
-        b = self.pick(lambda s: torch_broadcast(s, self.shapes[a]) is not None)
+        b = self.pick(lambda s: broadcast(s, self.shapes[a]) is not None)
         text = self.random.choice(PAIRS)
-        shape = torch_broadcast(self.shapes[a], self.shapes[b]) if "{b}" in text else self.shapes[a]
+        shape = broadcast(self.shapes[a], self.shapes[b]) if "{b}" in text else self.shapes[a]
         boolean = any(sign in text for sign in ("==", "<=", "&", "^ ", "logical"))
         self.add(f"({text.format(a=a, b=b)}).double()" if boolean else text.format(a=a, b=b), shape)
 
@@ -82,9 +83,9 @@ class Operators(Program):
             self.integers.append((name, self.shapes[a]))
             return
         a, s = self.random.choice(self.integers)
-        others = [(b, t) for b, t in self.integers if torch_broadcast(s, t) is not None]
+        others = [(b, t) for b, t in self.integers if broadcast(s, t) is not None]
         b, t = self.random.choice(others)
-        self.add(f"({self.random.choice(INTEGERS).format(a=a, b=b)}).double()", torch_broadcast(s, t))
+        self.add(f"({self.random.choice(INTEGERS).format(a=a, b=b)}).double()", broadcast(s, t))
 
     def linear(self):
         a = self.some(1)
@@ -136,7 +137,7 @@ class Operators(Program):
         if kind.startswith("batch"):
             mean = self.parameter([s[1]], None, False)
             var = self.parameter([s[1]], lambda shape, g: torch.rand(shape, generator=g, dtype=torch.float64) + 0.5, False)
-            training = kind == "batch" and s[0] * numel(s[2:]) > 1
+            training = kind == "batch" and s[0] * math.prod(s[2:]) > 1
             self.add(f"F.batch_norm({a}, {mean}, {var}, {self.parameter([s[1]])}, {self.parameter([s[1]])}, {training}, 0.1, 0.01)", s)
         elif kind == "group":
             g = self.random.choice([g for g in range(1, s[1] + 1) if s[1] % g == 0])
@@ -290,20 +291,6 @@ class Operators(Program):
     def checkpoint(self):
         a = self.pick()
         self.add(f"torch.utils.checkpoint.checkpoint(lambda t: t.sin() * t.cos(), {a}, use_reentrant=False)", self.shapes[a])
-
-
-def numel(shape):
-    n = 1
-    for k in shape:
-        n *= k
-    return n
-
-
-def torch_broadcast(s, t):
-    try:
-        return tuple(torch.broadcast_shapes(s, t))
-    except RuntimeError:
-        return None
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def python(name, count):
 
 def parts():
     """name -> (seeds a turn takes, command for the first of them)."""
-    return {"programs": (200, python("random_programs.py", 200)), "operators": (200, python("random_operators.py", 200)), "fuzz_text": (1, fuzzer("fuzz_text")), "training": (8, python("random_training.py", 8)),
-            "fuzz_wire": (1, fuzzer("fuzz_wire")), "kills": (3, python("kills.py", 3))}
+    return {"programs": (200, python("random_programs.py", 200)), "operators": (200, python("random_operators.py", 200)), "fuzz_text": (1, fuzzer("fuzz_text")),
+            "training": (8, python("random_training.py", 8)), "fuzz_wire": (1, fuzzer("fuzz_wire")), "kills": (3, python("kills.py", 3))}
 
 
 def commit():

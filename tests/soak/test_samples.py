@@ -15,7 +15,7 @@ def run(program, seed, count):
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("seed, count", [(0, 60), (421, 1), (536, 1), (597, 1), (1857, 1)])
+@pytest.mark.parametrize("seed, count", [(0, 60), (143, 1), (20019, 1), (421, 1), (536, 1), (597, 1), (1857, 1)])
 def test_programs(seed, count):
     run("random_programs.py", seed, count)
 
