@@ -223,6 +223,9 @@ int main(int argc, char **argv) {
     fprintf(stderr, "thunderrun: the job's step was ended by signal %d (%s); its processes are ended\n", WTERMSIG(how), strsignal(WTERMSIG(how)));
     th_job_end_processes(job, 0);
     th_job_pages_remove(job);
+    char pmix[128];
+    th_job_pmix_folder(job, pmix, sizeof pmix);
+    th_job_remove(pmix);
   }
   code = WIFSIGNALED(how) ? 128 + WTERMSIG(how) : WEXITSTATUS(how);
   if (!w.log_dir && code == 0) th_job_remove(folder);

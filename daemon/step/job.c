@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -52,12 +53,34 @@ static int remove_one(const char *path, const struct stat *s, int type, struct F
 
 void th_job_remove(const char *directory) { nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS); }
 
-bool th_job_pages_folder(const char *job, unsigned place, char *out, size_t size) {
+void th_job_sweep(const char *root, const char *prefix) {
+  DIR *d = opendir(root);
+  struct stat s;
+  for (struct dirent *e; d && (e = readdir(d));) {
+    if (strncmp(e->d_name, prefix, strlen(prefix))) continue;
+    char path[4096];
+    int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) continue;
+    bool old = !fstat(fd, &s) && s.st_uid == geteuid() && !(s.st_mode & 077) && time(NULL) - s.st_mtime > 10;
+    if (old && !flock(fd, LOCK_EX | LOCK_NB) && snprintf(path, sizeof path, "%s/%s", root, e->d_name) < (int)sizeof path) th_job_remove(path);
+    close(fd);
+  }
+  if (d) closedir(d);
+}
+
+/* Containers that share a file system may have jobs of one name. */
+static unsigned long pid_namespace(void) {
   struct stat space = {0};
+  stat("/proc/self/ns/pid", &space);
+  return (unsigned long)space.st_ino;
+}
+
+void th_job_pmix_folder(const char *job, char *out, size_t size) { snprintf(out, size, "/tmp/thunder-pmix-%s-%lx", job, pid_namespace()); }
+
+bool th_job_pages_folder(const char *job, unsigned place, char *out, size_t size) {
   const char *roots[TH_JOB_PLACES] = {"/dev/shm", getenv("TMPDIR"), "/tmp"}, *root = place < TH_JOB_PLACES ? roots[place] : NULL;
   if (!root || !*root || access(root, W_OK | X_OK)) return false;
-  stat("/proc/self/ns/pid", &space);
-  return snprintf(out, size, "%s/thunder-progress-%s-%lx", root, job, (unsigned long)space.st_ino) < (int)size;
+  return snprintf(out, size, "%s/thunder-progress-%s-%lx", root, job, pid_namespace()) < (int)size;
 }
 
 void th_job_pages_remove_at(int folder_fd, const char *folder) {

@@ -11,6 +11,9 @@
 void th_job_end_processes(const char *job, pid_t keep);
 /* Removes a directory of ours and what is in it. */
 void th_job_remove(const char *directory);
+/* Removes what killed steps left in `root`: this user's folders whose names begin with `prefix` and whose lock (flock) nobody
+ * holds. One younger than 10 s stays: it may be about to be locked. */
+void th_job_sweep(const char *root, const char *prefix);
 
 enum { TH_JOB_PLACES = 3 };
 /* Where the job's progress pages may be, in order of preference: /dev/shm, $TMPDIR, /tmp. The name also has this process's PID
@@ -20,5 +23,8 @@ bool th_job_pages_folder(const char *job, unsigned place, char *out, size_t size
 void th_job_pages_remove_at(int folder_fd, const char *folder);
 /* Removes the job's folder wherever it is. */
 void th_job_pages_remove(const char *job);
+
+/* Where the job's PMIx server keeps its files: under /tmp whatever TMPDIR says, as the path of a socket has 108 bytes. */
+void th_job_pmix_folder(const char *job, char *out, size_t size);
 
 #endif

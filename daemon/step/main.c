@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -213,7 +214,7 @@ int main(int argc, char **argv) {
   n_ranks = (unsigned)strtoul(argv[2], NULL, 10);
   directory = argv[3];
   pid_t parent = (pid_t)strtol(argv[4], NULL, 10);
-  char **command = argv + 5, pmix[] = "/tmp/thunder-pmix-XXXXXX";
+  char **command = argv + 5, pmix[128];
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) return 1;
@@ -233,7 +234,10 @@ int main(int argc, char **argv) {
   if (status) fprintf(stderr, "thunderrun: no progress pages, so ranks that differ or hang are not named: %s\n", th_status_message(status));
   th_status_free(status);
   th_register_start(job, command, directory, th_pages_folder(), n_ranks);
-  status = mkdtemp(pmix) ? th_pmix_start(job, n_ranks, pmix) : TH_ERROR(UNAVAILABLE, "cannot make %s", pmix);
+  th_job_sweep("/tmp", "thunder-pmix-");
+  th_job_pmix_folder(job, pmix, sizeof pmix);
+  int pmix_fd = mkdir(pmix, 0700) ? -1 : open(pmix, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  status = pmix_fd >= 0 && !flock(pmix_fd, LOCK_EX | LOCK_NB) ? th_pmix_start(job, n_ranks, pmix) : TH_ERROR(UNAVAILABLE, "cannot make %s: %s", pmix, strerror(errno));
   unsigned port = free_port(), left = 0;
   for (unsigned i = 0; i < n_ranks && !status; i++) {
     status = start_rank(i, command, port);
@@ -306,6 +310,6 @@ int main(int argc, char **argv) {
   }
   th_register_end(failed);
   th_pmix_stop();
-  th_job_remove(pmix);
+  if (pmix_fd >= 0) th_job_remove(pmix);
   return failed;
 }

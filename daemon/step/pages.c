@@ -45,22 +45,6 @@ static uint64_t now_ns(void) {
 
 /* ---- the folder ---- */
 
-/* Folders whose thunder-step was killed: nobody holds their lock. A young one may be about to be locked. */
-static void sweep(const char *root) {
-  DIR *d = opendir(root);
-  struct stat s;
-  for (struct dirent *e; d && (e = readdir(d));) {
-    if (strncmp(e->d_name, "thunder-progress-", 17)) continue;
-    char path[4096];
-    int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0) continue;
-    bool old = !fstat(fd, &s) && s.st_uid == geteuid() && time(NULL) - s.st_mtime > 10;
-    if (old && !flock(fd, LOCK_EX | LOCK_NB) && snprintf(path, sizeof path, "%s/%s", root, e->d_name) < (int)sizeof path) th_job_pages_remove_at(fd, path);
-    close(fd);
-  }
-  if (d) closedir(d);
-}
-
 static void unmap_all(void) {
   for (unsigned i = 0; self.ranks && i < self.n; i++) th_progress_unmap(self.ranks[i].page);
   free(self.ranks);
@@ -104,7 +88,7 @@ th_status th_pages_create(const char *job, unsigned n) {
     char root[4096];
     snprintf(root, sizeof root, "%s", self.folder);
     *strrchr(root, '/') = 0;
-    sweep(root);
+    th_job_sweep(root, "thunder-progress-");
     th_status failed = create_in(job, n);
     if (!failed) {
       th_status_free(status);

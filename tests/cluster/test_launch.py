@@ -1,5 +1,7 @@
 """thunderrun and thunder-step, live: environment, output, failures, orphans, two ranks that train."""
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,8 +109,14 @@ def test_what_is_not_there_is_refused_by_name(line, said):
     assert done.returncode == 2 and said in done.stderr and done.stdout == ""
 
 
+def files_of_job(pid):
+    """Of thunderrun's process `pid`, whose job is TIME-PID."""
+    return [f for place in ("/tmp", "/dev/shm") for f in os.listdir(place) if f.startswith(("thunder-pmix-", "thunder-progress-")) and f"-{pid}-" in f]
+
+
 @pytest.mark.parametrize("victim", ["thunderrun", "thunder-step"])
 def test_no_orphans_after_kill(tmp_path, victim):
+    """Nor files: the PMIx server's and the progress pages."""
     tag = f"{victim}-{os.getpid()}"
     path = script(tmp_path, "import os, signal, subprocess, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
                             "subprocess.Popen(['setsid', 'sleep', '100'])\nopen(f\"ready{os.environ['RANK']}\", 'w').close()\ntime.sleep(100)")
@@ -117,6 +125,7 @@ def test_no_orphans_after_kill(tmp_path, victim):
     while not ((tmp_path / "ready0").exists() and (tmp_path / "ready1").exists()):
         assert time.time() < deadline
         time.sleep(0.05)
+    assert len(files_of_job(p.pid)) == 2
     if victim == "thunderrun":
         os.kill(p.pid, signal.SIGKILL)
     else:
@@ -125,6 +134,24 @@ def test_no_orphans_after_kill(tmp_path, victim):
     p.wait()
     time.sleep(2)
     assert of_job(tag) == []
+    assert files_of_job(p.pid) == []
+
+
+def test_what_a_kill_of_both_left_goes_with_the_next_job(tmp_path):
+    stale, held = (f"/tmp/thunder-pmix-test{os.getpid()}-{name}" for name in ("stale", "held"))
+    for folder in (stale, held):
+        os.makedirs(f"{folder}/inner", mode=0o700)
+        os.chmod(folder, 0o700)
+        open(f"{folder}/inner/file", "w").close()
+        os.utime(folder, (1, 1))
+    lock = os.open(held, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        assert run("-n", 1, script(tmp_path, "pass")).returncode == 0
+        assert not os.path.exists(stale) and os.path.exists(f"{held}/inner/file")
+    finally:
+        os.close(lock)
+        shutil.rmtree(held)
 
 
 def test_mpi_works_in_the_ranks(tmp_path):

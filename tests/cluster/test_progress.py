@@ -263,7 +263,7 @@ say(f"stats{rank}", repr(_C.channel_stats()))
 
 # ---- ranks that hang
 
-@pytest.mark.parametrize("opened", [False, pytest.param(True, marks=pytest.mark.quick)])
+@pytest.mark.parametrize("opened", [False, True])
 def test_a_rank_that_does_not_come_is_named(live, opened):
     job = live(f"""
 if {opened}:
@@ -288,7 +288,7 @@ say("told")
 
 # ---- signals
 
-@pytest.mark.parametrize("opened", [False, pytest.param(True, marks=pytest.mark.quick)])
+@pytest.mark.parametrize("opened", [False, True])
 def test_interrupt_ends_a_wait(live, opened):
     job = live(f"""
 if {opened}:
