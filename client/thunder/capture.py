@@ -501,8 +501,8 @@ def _composites():
 
 
 def _rewritten():
-    """Recurrent cells, which PyTorch's own C++ writes with operators in place where the graph has to be functional; x[..., i, ...] with one
-    tensor of integers."""
+    """Recurrent cells and losses, which PyTorch's own C++ writes with operators in place where the graph has to be functional; x[..., i, ...]
+    with one tensor of integers."""
     F, aten = torch.nn.functional, torch.ops.aten
 
     def lstm_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
@@ -518,6 +518,29 @@ def _rewritten():
     def cell(activation):
         return lambda x, h, w_ih, w_hh, b_ih=None, b_hh=None: activation(F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh))
 
+    def reduced(loss, reduction):
+        return (loss, loss.mean(), loss.sum())[reduction] if reduction else loss
+
+    def cosine_similarity(a, b, dim=1, eps=1e-8):
+        a, b = torch.broadcast_tensors(*(x.to(torch.result_type(a, b)) for x in (a, b)))
+
+        def norm(x):  # not below eps, with the gradient of a norm that is not limited
+            n = torch.linalg.vector_norm(x, 2, dim, True)
+            return n + (n.clamp_min(eps) - n).detach()
+        return (a / norm(a) * (b / norm(b))).sum(dim)
+
+    def cosine_embedding_loss(a, b, target, margin=0.0, reduction=1):
+        dim = target.dim()
+        size = (a * a).sum(dim) + 1e-12, (b * b).sum(dim) + 1e-12
+        cos = (a * b).sum(dim) / (size[0] * size[1]).sqrt()
+        return reduced(torch.where(target == 1, 1 - cos, 0) + torch.where(target == -1, (cos - margin).clamp_min(0), 0), reduction)
+
+    def hinge_embedding_loss(x, target, margin=1.0, reduction=1):
+        return reduced(torch.where(target != 1, (margin - x).clamp_min(0), 0) + torch.where(target != -1, x, 0), reduction)
+
+    def margin_ranking_loss(a, b, target, margin=0.0, reduction=1):
+        return reduced((-target * (a - b) + margin).clamp_min(0), reduction)
+
     def index(x, indices):
         given = [(d, i) for d, i in enumerate(indices) if i is not None]
         if len(given) != 1 or given[0][1].dtype not in (torch.int64, torch.int32) or x.dim() == 0:
@@ -527,7 +550,9 @@ def _rewritten():
         picked = x.index_select(d, torch.where(i < 0, i + n, i).reshape(-1))
         return picked.reshape([*x.shape[:d], *i.shape, *x.shape[d + 1:]])
     return {aten.index.Tensor: index, aten.lstm_cell.default: lstm_cell, aten.gru_cell.default: gru_cell, aten.rnn_tanh_cell.default: cell(torch.tanh),
-            aten.rnn_relu_cell.default: cell(torch.relu)}
+            aten.rnn_relu_cell.default: cell(torch.relu),
+            **{getattr(aten, how.__name__).default: how
+               for how in (cosine_similarity, cosine_embedding_loss, hinge_embedding_loss, margin_ranking_loss)}}
 
 
 def _decompositions():

@@ -231,3 +231,21 @@ def test_what_torchdynamo_refuses_in_a_step():
     model = nn.Sequential(nn.BatchNorm1d(4, momentum=None))
     with pytest.raises(thunder.CompileError, match="as one graph"):
         thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), F.mse_loss)(torch.randn(3, 4), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("fn, shapes", [  # the first has a norm below eps
+    (lambda a, b, t: F.cosine_similarity(a * torch.tensor([1, 1, 1e-10, 1, 1])[:, None], b), [(5, 7), (5, 7)]), (lambda a, b, t: F.cosine_similarity(a, b, dim=0, eps=3.0), [(5, 7), (1, 7)]),
+    *((lambda a, b, t, r=r: F.cosine_embedding_loss(a, b, t, margin=0.1, reduction=r), [(5, 7), (5, 7)]) for r in ("none", "mean", "sum")),
+    (lambda a, b, t: F.cosine_embedding_loss(a, b, t[0]), [(7,), (7,)]), (lambda a, b, t: F.hinge_embedding_loss(a, t, margin=0.5), [(5,), (5,)]),
+    (lambda a, b, t: F.margin_ranking_loss(a, b, t, margin=0.5), [(5,), (5,)])])
+def test_losses_that_pytorch_writes_in_place(fn, shapes):
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
+    target = torch.tensor([1, -1, 1, -1, 1])
+    ours, theirs = ([v.clone().requires_grad_() for v in values] for _ in range(2))
+    compiled = thunder.compile(fn, fullgraph=True)(*ours, target)
+    expected = fn(*theirs, target)
+    compiled.sum().backward(), expected.sum().backward()
+    torch.testing.assert_close(compiled, expected, rtol=1e-12, atol=1e-12)
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-12)
