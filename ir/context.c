@@ -21,6 +21,11 @@ typedef struct poly {
   term terms[MAX_TERMS];
 } poly;
 
+typedef struct assumption {
+  th_dim a, b; /* as given, rewritten by those before it */
+  const poly *rule; /* terms[0] is the others; NULL: it rewrites nothing */
+} assumption;
+
 struct th_context {
   th_arena *arena;
   const char **strings;
@@ -31,6 +36,8 @@ struct th_context {
   size_t dim_table_size;
   th_symbol *symbols;
   size_t n_symbols, symbols_capacity;
+  assumption *assumptions;
+  size_t n_assumptions, assumptions_capacity;
   th_mesh_axis *axes;
   size_t n_axes, axes_capacity;
   const int32_t **shardings;
@@ -201,7 +208,93 @@ static int compare_terms(const term *x, const term *y) { /* constants last */
   return x->n < y->n ? -1 : x->n > y->n;
 }
 
+/* ---- assumptions ---- */
+
+/* By degree, then by atoms from the largest: an order that products keep, so that rewriting a leading term by smaller ones ends. */
+static bool leads(const term *x, const term *y) {
+  if (x->n != y->n) return x->n > y->n;
+  for (uint32_t i = x->n; i-- > 0;)
+    if (x->atoms[i] != y->atoms[i]) return x->atoms[i] > y->atoms[i];
+  return false;
+}
+
+/* x / y; false when y does not divide it. */
+static bool divide_terms(const term *x, const term *y, term *out) {
+  if (y->coefficient == 0 || floor_mod(x->coefficient, y->coefficient)) return false;
+  *out = (term){.coefficient = floor_div(x->coefficient, y->coefficient)};
+  uint32_t k = 0;
+  for (uint32_t j = 0; j < x->n; j++) {
+    if (k < y->n && x->atoms[j] == y->atoms[k]) k++;
+    else out->atoms[out->n++] = x->atoms[j];
+  }
+  return k == y->n;
+}
+
+/* False when there are too many factors. */
+static bool multiply_terms(term *t, const term *by) {
+  t->coefficient = sat_mul(t->coefficient, by->coefficient);
+  for (uint32_t k = 0; k < by->n; k++) {
+    if (t->n == MAX_FACTORS) return false;
+    uint32_t m = t->n++;
+    for (; m > 0 && t->atoms[m - 1] > by->atoms[k]; m--) t->atoms[m] = t->atoms[m - 1];
+    t->atoms[m] = by->atoms[k];
+  }
+  return true;
+}
+
+static bool rewrite_once(const th_context *c, poly *p) {
+  for (size_t r = 0; r < c->n_assumptions; r++) {
+    const poly *rule = c->assumptions[r].rule;
+    for (uint32_t i = 0; rule && i < p->n; i++) {
+      term quotient;
+      if (!divide_terms(&p->terms[i], &rule->terms[0], &quotient)) continue;
+      poly q = *p;
+      q.terms[i] = q.terms[--q.n];
+      bool fits = true;
+      for (uint32_t k = 1; k < rule->n && fits; k++) {
+        term t = rule->terms[k];
+        fits = multiply_terms(&t, &quotient);
+        if (fits) poly_add_term(&q, &t);
+      }
+      if (!fits || q.overflow) continue;
+      *p = q;
+      return true;
+    }
+  }
+  return false;
+}
+
+static void rewrite(const th_context *c, poly *p) {
+  for (int steps = 0; c->n_assumptions && steps < 64 && rewrite_once(c, p);) steps++;
+}
+
+bool th_dim_assume(th_context *c, th_dim a, th_dim b) {
+  a = th_dim_add(c, a, th_dim_const(c, 0)), b = th_dim_add(c, b, th_dim_const(c, 0));
+  poly *p = TH_ARENA_NEW(c->arena, poly);
+  to_poly(c, a, p, 1);
+  to_poly(c, b, p, -1);
+  rewrite(c, p);
+  if (!p->overflow && p->n == 1 && p->terms[0].n == 0) return false;
+  assumption made = {.a = a, .b = b};
+  for (uint32_t i = 1; i < p->n; i++)
+    if (leads(&p->terms[i], &p->terms[0])) {
+      term t = p->terms[0];
+      p->terms[0] = p->terms[i];
+      p->terms[i] = t;
+    }
+  bool negative = p->n && p->terms[0].coefficient < 0; /* the rest is what the leading term is with a positive coefficient */
+  for (uint32_t i = 0; i < p->n; i++)
+    if ((i == 0) == negative) p->terms[i].coefficient = sat_mul(p->terms[i].coefficient, -1);
+  if (!p->overflow && p->n && p->terms[0].n >= 2) made.rule = p;
+  TH_PUSH(c->arena, c->assumptions, c->n_assumptions, c->assumptions_capacity, made);
+  return true;
+}
+
+size_t th_assumption_count(const th_context *c) { return c->n_assumptions; }
+th_dim th_assumption_get(const th_context *c, size_t i, th_dim *out_b) { return *out_b = c->assumptions[i].b, c->assumptions[i].a; }
+
 static th_dim from_poly(th_context *c, poly *p) {
+  rewrite(c, p);
   for (uint32_t i = 1; i < p->n; i++) /* few terms: insertion sort */
     for (uint32_t j = i; j > 0 && compare_terms(&p->terms[j - 1], &p->terms[j]) > 0; j--) {
       term t = p->terms[j];
@@ -259,15 +352,8 @@ bool th_dim_exact_div(th_context *c, th_dim a, th_dim b, th_dim *out) {
   to_poly(c, a, &p, 1);
   if (p.overflow || divisor.n > MAX_FACTORS || divisor.coefficient == 0) return false;
   for (uint32_t i = 0; i < p.n; i++) {
-    term t = p.terms[i], r = {0};
-    if (floor_mod(t.coefficient, divisor.coefficient)) return false;
-    r.coefficient = floor_div(t.coefficient, divisor.coefficient);
-    uint32_t k = 0;
-    for (uint32_t j = 0; j < t.n; j++) {
-      if (k < divisor.n && t.atoms[j] == divisor.atoms[k]) k++;
-      else r.atoms[r.n++] = t.atoms[j];
-    }
-    if (k != divisor.n) return false;
+    term r;
+    if (!divide_terms(&p.terms[i], &divisor, &r)) return false;
     poly_add_term(&q, &r);
   }
   return *out = from_poly(c, &q), true;
@@ -294,16 +380,10 @@ th_dim th_dim_make(th_context *c, th_dim_kind kind, th_dim a, th_dim b) {
       for (uint32_t i = 0; i < p.n; i++)
         for (uint32_t j = 0; j < q.n; j++) {
           term t = p.terms[i];
-          t.coefficient = sat_mul(t.coefficient, q.terms[j].coefficient);
-          for (uint32_t k = 0; k < q.terms[j].n; k++) {
-            if (t.n == MAX_FACTORS) return intern_node(c, TH_DIM_MUL, 0, a, b); /* too large to normalize */
-            th_dim d = q.terms[j].atoms[k];
-            uint32_t m = t.n++;
-            for (; m > 0 && t.atoms[m - 1] > d; m--) t.atoms[m] = t.atoms[m - 1];
-            t.atoms[m] = d;
-          }
+          if (!multiply_terms(&t, &q.terms[j])) r.overflow = true;
           poly_add_term(&r, &t);
         }
+      if (p.overflow || q.overflow || r.overflow) return intern_node(c, TH_DIM_MUL, 0, a, b); /* too large to normalize */
       return from_poly(c, &r);
     }
     case TH_DIM_FLOORDIV: {
@@ -322,7 +402,7 @@ th_dim th_dim_make(th_context *c, th_dim_kind kind, th_dim a, th_dim b) {
             poly_add_term(&rest, &t);
           }
         }
-        if (whole.n) {
+        if (whole.n && !p.overflow) {
           th_dim r = from_poly(c, &rest);
           return th_dim_add(c, from_poly(c, &whole), th_dim_make(c, TH_DIM_FLOORDIV, r, b));
         }
@@ -457,6 +537,7 @@ void th_dim_print(const th_context *c, th_dim dim, th_strbuf *out) { print_dim(c
 
 uint32_t th_symbol_add(th_context *c, th_symbol symbol) {
   TH_PUSH(c->arena, c->symbols, c->n_symbols, c->symbols_capacity, symbol);
+  th_dim_symbol(c, (uint32_t)c->n_symbols - 1); /* products are ordered by symbols, wherever each is first used */
   return (uint32_t)c->n_symbols - 1;
 }
 uint32_t th_symbol_count(const th_context *c) { return (uint32_t)c->n_symbols; }

@@ -540,6 +540,16 @@ static void symbol_line(parser *p) {
   else th_symbol_add(p->c, s);
 }
 
+static void assume_line(parser *p) {
+  th_dim a = dim(p);
+  expect(p, "=");
+  th_dim b = dim(p);
+  if (p->status) return;
+  if (p->t->n_graphs) FAIL(p, "assume comes before the graphs");
+  else if (th_assumption_count(p->c) >= 256) FAIL(p, "there are more than 256 assumptions");
+  else if (!th_dim_assume(p->c, a, b)) FAIL(p, "the two are never equal");
+}
+
 static void finish(parser *p) { /* what refers forward */
   const th_graph *g = p->t->n_graphs ? p->t->graphs[0] : NULL;
   if (!g) {
@@ -585,6 +595,8 @@ th_status th_trace_parse(th_context *c, const char *text, size_t length, th_trac
       if (!p.status) th_mesh_axis_add(c, th_intern_n(c, axis, n), size);
     } else if (accept(&p, "symbol")) {
       symbol_line(&p);
+    } else if (accept(&p, "assume")) {
+      assume_line(&p);
     } else {
       expect(&p, "graph");
       graph_block(&p);

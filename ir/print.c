@@ -163,6 +163,14 @@ static void print_symbols(printer *p) {
     if (s->multiple > 1) th_strbuf_printf(&p->s, " multiple %" PRId64, s->multiple);
     th_strbuf_add(&p->s, "\n");
   }
+  for (size_t i = 0; i < th_assumption_count(p->c); i++) {
+    th_dim b, a = th_assumption_get(p->c, i, &b);
+    th_strbuf_add(&p->s, "assume ");
+    th_dim_print(p->c, a, &p->s);
+    th_strbuf_add(&p->s, " = ");
+    th_dim_print(p->c, b, &p->s);
+    th_strbuf_add(&p->s, "\n");
+  }
 }
 
 static void print_input(printer *p, uint32_t g, uint32_t i) {

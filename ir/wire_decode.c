@@ -72,7 +72,7 @@ static th_status decode_symbols(decoder *d) {
   return TH_OK;
 }
 
-static th_status decode_dims(decoder *d) {
+static th_status decode_dim_table(decoder *d) {
   const Thunder__Wire__Trace *m = d->m;
   size_t n = m->n_dim_kind;
   TH_TRY(length("dim_a", m->n_dim_a, n));
@@ -99,6 +99,19 @@ static th_status decode_dims(decoder *d) {
     }
   }
   return TH_OK;
+}
+
+static th_status decode_dims(decoder *d) {
+  const Thunder__Wire__Trace *m = d->m;
+  TH_TRY(decode_dim_table(d));
+  if (m->n_equal % 2) return BAD("equal has %zu entries, want pairs", m->n_equal);
+  if (m->n_equal > 512) return BAD("there are %zu equal pairs, want at most 256", m->n_equal / 2);
+  for (size_t i = 0; i < m->n_equal; i += 2) {
+    uint32_t a = m->equal[i], b = m->equal[i + 1];
+    if (a >= m->n_dim_kind || b >= m->n_dim_kind) return BAD("equal pair %zu is of dimension expressions %u and %u; there are %zu", i / 2, a, b, m->n_dim_kind);
+    if (!th_dim_assume(d->c, d->dims[a], d->dims[b])) return BAD("dimension expressions %u and %u are said to be equal, and never are", a, b);
+  }
+  return m->n_equal ? decode_dim_table(d) : TH_OK; /* again, in the one form of what is equal */
 }
 
 static th_status decode_shardings(decoder *d) {

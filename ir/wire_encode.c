@@ -36,6 +36,10 @@ static void collect_dims(encoder *e) {
         if (op->attrs[k].kind == TH_ATTR_INTS) read_dims(e, op->attrs[k].ints, op->attrs[k].count);
       }
     }
+  for (size_t i = 0; i < th_assumption_count(e->c); i++) {
+    th_dim b, a = th_assumption_get(e->c, i, &b);
+    e->dim_at[a] = e->dim_at[b] = 1;
+  }
   const th_graph *g = t->graphs[0];
   for (uint32_t i = 0; i < g->n_inputs; i++) read_dims(e, t->inputs[i].strides, th_type_of(t, g->inputs[i])->rank);
   for (uint32_t i = 0; i < g->n_outputs; i++) {
@@ -113,6 +117,12 @@ static th_status encode_symbols(encoder *e) {
   m->symbol_min = TH_ARENA_ARRAY(e->a, int64_t, n);
   m->symbol_max = TH_ARENA_ARRAY(e->a, int64_t, n);
   m->symbol_multiple = TH_ARENA_ARRAY(e->a, int64_t, n);
+  m->n_equal = 2 * th_assumption_count(e->c);
+  m->equal = TH_ARENA_ARRAY(e->a, uint32_t, m->n_equal + 1);
+  for (size_t i = 0; i < th_assumption_count(e->c); i++) {
+    th_dim b, a = th_assumption_get(e->c, i, &b);
+    m->equal[2 * i] = dim_of(e, a), m->equal[2 * i + 1] = dim_of(e, b);
+  }
   for (uint32_t i = 0; i < n; i++) {
     const th_symbol *s = th_trace_symbol(e->t, i);
     if (s->input == TH_NONE) return TH_ERROR(INVALID_ARGUMENT, "trace: symbol s%u is bound to no input: such a trace is one half of a program, which the wire form does not carry", i);

@@ -123,6 +123,13 @@ def hint(value):
     return value.node.hint if isinstance(value, torch.SymInt) else value
 
 
+def equal_sizes(values):
+    """Pairs of sympy expressions that guards of this capture found equal: the sizes of a product of one tensor and of another's."""
+    shape_env = next((s.node.shape_env for v in values for s in (v.size() if isinstance(v, torch.Tensor) else [v]) if isinstance(s, torch.SymInt)), None)
+    found = [guard.expr for guard in shape_env.guards] if shape_env else []
+    return [(e.lhs, e.rhs) for e in found if type(e).__name__ == "Equality"]
+
+
 def symbol_range(value):
     """(smallest, largest or -1) of the symbols' values that the guards of this capture allow."""
     bound = value.node.shape_env.bound_sympy(value.node.expr)

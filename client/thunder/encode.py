@@ -223,6 +223,15 @@ class Encoder:
                     if isinstance(size, torch.SymInt):
                         self._symbol(size, 0, value, d)
 
+        for pair in capture.equal_sizes([item.value for item in inputs])[:256]:  # as many as the daemon takes
+            if all(self._expressible(e) for e in pair):
+                self.trace.equal.extend([self.dim(e) for e in pair])
+
+    def _expressible(self, expr):
+        name = type(expr).__name__
+        return (expr.is_Integer or expr in self.symbols or name in ("Add", "Mul") and all(map(self._expressible, expr.args)) or
+                name == "Pow" and self._expressible(expr.args[0]) and expr.args[1].is_Integer and 0 < int(expr.args[1]) < 16)
+
     def _symbol(self, size, source, value, dim):
         expr = capture.expression(size)
         if not getattr(expr, "is_Symbol", False) or expr in self.symbols:

@@ -80,6 +80,12 @@ static uint32_t expr_of(writer *w, th_dim dim) {
   return made;
 }
 
+static bool is_bound(const th_trace *t, th_dim dim) {
+  th_dim_node node = th_dim_node_get(t->context, dim);
+  if (node.kind == TH_DIM_SYMBOL) return th_trace_symbol(t, (uint32_t)node.value)->input != TH_NONE;
+  return node.kind == TH_DIM_CONST || (is_bound(t, node.a) && is_bound(t, node.b));
+}
+
 static uint32_t constant_expr(writer *w, int64_t value) { return expr(w, TH_DIM_CONST, value, 0); }
 
 static uint32_t text(writer *w, const char *s) {
@@ -401,6 +407,13 @@ static th_status write_plan(emitter *e, const th_emit_plan *in, Thunder__Wire__P
     uint32_t value = s->input == TH_NONE ? constant_expr(w, s->min) : s->source == TH_SYMBOL_SIZE ? expr(w, EXPR_INPUT_SIZE, s->input, s->dimension) : expr(w, EXPR_INTEGER, s->input, 0);
     TH_PUSH(a, symbols.at, symbols.n, symbols.capacity, value);
   }
+  u32s equal = {0};
+  for (size_t i = 0; i < th_assumption_count(w->c); i++) {
+    th_dim b, a_dim = th_assumption_get(w->c, i, &b);
+    if (!is_bound(t, a_dim) || !is_bound(t, b)) continue; /* a backward half, of a call whose forward half was checked */
+    TH_PUSH(a, equal.at, equal.n, equal.capacity, expr_of(w, a_dim));
+    TH_PUSH(a, equal.at, equal.n, equal.capacity, expr_of(w, b));
+  }
   for (uint32_t i = 0; i < g->n_inputs; i++) {
     uint32_t tensor;
     TH_TRY(tensor_of(w, g->inputs[i], &tensor));
@@ -437,6 +450,7 @@ static th_status write_plan(emitter *e, const th_emit_plan *in, Thunder__Wire__P
   SET(instr_floats_begin); SET(instr_floats); SET(instr_stream); SET(instr_op);
 #undef SET
   p->n_symbol_value = symbols.n, p->symbol_value = symbols.at;
+  p->n_equal = equal.n, p->equal = equal.at;
   p->n_input_tensor = input_tensor.n, p->input_tensor = input_tensor.at;
   p->n_input_kind = input_kind.n, p->input_kind = input_kind.at;
   p->n_input_flags = input_flags.n, p->input_flags = input_flags.at;

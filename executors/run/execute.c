@@ -149,6 +149,11 @@ th_status th_run_begin(th_plan *plan, const th_tensor_in *inputs, uint32_t count
     TH_TRY_CLEANUP(check_input(run, i, &inputs[i]));
     run->inputs[i] = inputs[i].data;
   }
+  for (size_t i = 0; i + 1 < p->n_equal && !status; i += 2) {
+    int64_t a = run->values[p->equal[i]], b = run->values[p->equal[i + 1]];
+    if (a != b) status = TH_ERROR(INVALID_ARGUMENT, "sizes that are equal in every call of this plan are %" PRId64 " and %" PRId64 " (assumption %zu of the trace)", a, b, i / 2);
+  }
+  if (status) goto cleanup;
   run->buffers = calloc(p->n_buffer_kind + p->n_tensor_dtype + p->n_instr_kind + 1, sizeof(void *));
   if (!run->buffers) status = TH_ERROR(RESOURCE_EXHAUSTED, "no memory for a call");
   else {

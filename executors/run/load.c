@@ -42,6 +42,8 @@ static th_status check_exprs(const Thunder__Wire__Plan *p) {
     else if (k == TH_EXPR_SIZE || k == TH_EXPR_INTEGER) ok = a >= 0 && (uint64_t)a < p->n_input_tensor;
     if (!ok) return BAD("expression %zu is of kind %u with operands %" PRId64 " and %" PRId64, i, k, a, b);
   }
+  TH_TRY(below("equal", p->equal, p->n_equal, p->n_expr_kind));
+  if (p->n_equal % 2) return BAD("equal has %zu entries, want pairs", p->n_equal);
   for (size_t i = 0; i < p->n_symbol_value; i++) { /* symbols come from the outside, directly */
     uint32_t k = p->expr_kind[p->symbol_value[i]];
     if (k != TH_EXPR_CONST && k != TH_EXPR_SIZE && k != TH_EXPR_INTEGER) return BAD("symbol %zu is given by an expression of kind %u", i, k);

@@ -48,6 +48,23 @@ def test_other_sizes_and_numbers_compile_once_more():
 
 
 @quick
+def test_sizes_that_are_equal_in_every_call():
+    """Positions counted from the tokens and from the targets: PyTorch guards that the two products are equal."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(10, 8), torch.nn.Linear(8, 10))
+
+    def loss(x, y):
+        return torch.nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
+    compiled = thunder.compile(loss, fullgraph=True)
+    for tokens, targets in (((2, 3), (2, 3)), ((4, 5), (4, 5)), ((3, 6), (3, 6)), ((3, 4), (2, 6)), ((7, 8), (7, 8))):
+        x, y = torch.randint(0, 10, tokens), torch.randint(0, 10, targets)
+        wanted, got = (torch.autograd.grad(f(x, y), model.parameters()) for f in (loss, compiled))
+        for a, b in zip(got, wanted):
+            torch.testing.assert_close(a, b)
+    assert thunder.compile_stats(compiled).regions == 2
+
+
+@quick
 def test_abs_of_complex_numbers_runs_in_eager():
     def of_parts(x, y):
         return torch.abs(torch.complex(x, y)) * 2

@@ -93,7 +93,7 @@ def random_inputs(text, generator, integers=4, sizes=None):
     for _, dtype, shape, kind in inputs_of(text):
         if kind in ("seed", "offset"):
             continue
-        shape = [s if isinstance(s, int) else (sizes or {}).get(s, 3) for s in shape]
+        shape = [s if isinstance(s, int) else eval(re.sub(r"s\d+", lambda m: str((sizes or {}).get(m[0], 3)), s)) for s in shape]
         if kind == "integer":
             tensors.append(torch.tensor(3, dtype=dtype))
         elif dtype.is_floating_point:

@@ -21,6 +21,7 @@ PASSES = ["number", "autocast", "grad", "forward", "backward", "optimizer", "ddp
 PROGRAMS = {
     "symbolic": ["forward"],
     "symbolic-batch": ["forward_backward"],
+    "equal-sizes": ["forward_backward"],
     "views": ["forward"],
     "attention": ["forward_backward"],
     "linear": ["train_step", "adamw", "clip", "weight_decay", "world=2"],
@@ -265,6 +266,10 @@ def captures():
     x, w, b = torch.randn(5, 4), torch.randn(3, 4, requires_grad=True), torch.randn(3, requires_grad=True)
     torch._dynamo.mark_dynamic(x, 0)
     yield "symbolic-batch", compiled(lambda x, w, b: F.gelu(F.linear(x, w, b)).mean(), x, w, b)
+    x, w, y = torch.randn(2, 3, 8, requires_grad=True), torch.randn(10, 8, requires_grad=True), torch.randint(0, 10, (2, 3))
+    for t in (x, y):
+        torch._dynamo.mark_dynamic(t, [0, 1])
+    yield "equal-sizes", compiled(lambda x, w, y: F.cross_entropy(F.linear(x, w).flatten(0, 1), y.flatten()), x, w, y)
     yield "views", compiled(write_views, torch.randn(2, 12), torch.randn(2, 3))
     yield "attention", compiled(attention, *(torch.randn(2, 2, 3, 4, requires_grad=True) for _ in range(3)))
     yield "linear", step(nn.Linear(3, 2), torch.optim.AdamW, F.mse_loss, torch.randn(4, 3), torch.randn(4, 2), clip_grad_norm=1.0)

@@ -177,7 +177,7 @@ static void byte(edit *e) {
 
 static void word(edit *e) { /* a word of the grammar somewhere */
   static const char *const words[] = {"@(dp:shard 0)", "strides(1)", "arena(0)", "borrowed(0)", "escaping(0)", "constant()", "alias(%0 + 0)", "weak", "host", "#autocast(bf16)", "#executor(cpu)",
-                                      "symbol s0 = size(0, 0) in [1, *]\n", "symbol s0 = integer(0) in [0, 7] multiple 2\n", "mesh dp = 2\n", "graph @1 \"b\" {\n  return\n}\n", "min(s0, 3)", "s0 floordiv 2", "(s0 mod 3)",
+                                      "symbol s0 = size(0, 0) in [1, *]\n", "symbol s0 = integer(0) in [0, 7] multiple 2\n", "assume s0*s1 = 6\n", "assume s0*s0 = s1*3 + 1\n", "mesh dp = 2\n", "graph @1 \"b\" {\n  return\n}\n", "min(s0, 3)", "s0 floordiv 2", "(s0 mod 3)",
                                       "offset(1)", "view(0)", "gradient(0)", "// a comment\n"};
   const char *with = words[fuzz_random(e->random, sizeof words / sizeof *words)];
   size_t at = fuzz_random(e->random, (uint32_t)e->size + 1);

@@ -27,6 +27,10 @@ class Operators(Program):
         self.integers, self.extra = [], {}
         super().__init__(seed)
 
+    def say(self, text):
+        # Where a value is NaN, eager's gradient of what is overwritten is 0 * NaN; in a trace what is overwritten has no use and no gradient.
+        super().say(text.replace(".zero_()", ".mul_(0.0)"))
+
     def kinds(self):
         new = (self.odd, self.pair, self.pair, self.integer, self.integer, self.linear, self.convolution, self.pool, self.norm, self.attention, self.loss,
                self.classes, self.embedding, self.gather, self.scatter, self.rearrange, self.rearrange, self.statistic, self.made, self.checkpoint)

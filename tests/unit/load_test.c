@@ -14,8 +14,8 @@ static struct {
   const char *program;
   uint8_t *bytes;
   size_t size;
-} seeds[3];
-enum { N_SEEDS = 3 };
+} seeds[4];
+enum { N_SEEDS = 4 };
 
 typedef struct work {
   const char *program;
@@ -56,7 +56,7 @@ static void make_seeds(void) {
   step.optimizer = TH_OPTIMIZER_ADAMW;
   step.clip = true;
   step.world = 2;
-  work works[N_SEEDS] = {{"symbolic", forward, 0}, {"attention", both, 1}, {"linear", step, 2}};
+  work works[N_SEEDS] = {{"symbolic", forward, 0}, {"attention", both, 1}, {"linear", step, 2}, {"equal-sizes", both, 3}};
   for (size_t i = 0; i < N_SEEDS; i++) {
     seeds[i].program = works[i].program;
     EXPECT(OK, th_arena_guard(arena, compile, &works[i]));
@@ -123,6 +123,30 @@ Test(load, real_plans_load) {
     EXPECT(OK, load(x));
     thunder__wire__executable__free_unpacked(x, NULL);
   }
+}
+
+/* x [s0, s1, 8], w [10, 8] and y [s2, s3], where s0*s1 = s2*s3; the integers are the sizes again. */
+static th_status begin(int64_t s0, int64_t s1, int64_t s2, int64_t s3) {
+  static float x[1024], w[80];
+  static int64_t y[128];
+  int64_t sizes[] = {s0, s1, s2, s3}, x_dims[] = {s0, s1, 8}, x_strides[] = {s1 * 8, 8, 1}, w_dims[] = {10, 8}, w_strides[] = {8, 1}, y_dims[] = {s2, s3}, y_strides[] = {s3, 1};
+  th_tensor_in inputs[] = {{.data = &sizes[0], .dtype = TH_DTYPE_i64}, {.data = &sizes[1], .dtype = TH_DTYPE_i64}, {x, TH_DTYPE_f32, 3, x_dims, x_strides}, {w, TH_DTYPE_f32, 2, w_dims, w_strides},
+                           {.data = &sizes[2], .dtype = TH_DTYPE_i64}, {.data = &sizes[3], .dtype = TH_DTYPE_i64}, {y, TH_DTYPE_i64, 2, y_dims, y_strides}};
+  th_program *program;
+  th_run *run = NULL;
+  EXPECT(OK, th_program_load(seeds[3].bytes, seeds[3].size, &program));
+  th_status status = th_run_begin(th_program_plan(program, 0), inputs, 7, &run);
+  th_run_end(status ? NULL : run);
+  th_program_free(program);
+  return status;
+}
+
+Test(load, sizes_that_are_assumed_equal_are_checked) {
+  EXPECT(OK, begin(2, 6, 3, 4));
+  EXPECT(OK, begin(4, 3, 4, 3));
+  th_status status = begin(4, 3, 2, 3);
+  cr_assert_not_null(strstr(th_status_message(status), "are 12 and 6"), "%s", th_status_message(status));
+  EXPECT(INVALID_ARGUMENT, status);
 }
 
 /* --- at random */
