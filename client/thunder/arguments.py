@@ -1,6 +1,7 @@
 """Checks of what users give to thunder.compile, thunder.train_step and torch.compile(options=...): a wrong argument is an error at
 once that names it, what was expected, and what to try."""
 import functools
+import inspect
 import math
 import numbers
 import subprocess
@@ -71,6 +72,18 @@ def check_train_step(model, optimizer, loss_fn, clip_grad_norm, executors):
     _check_owned(model, optimizer, loss_fn)
     _check_clip(clip_grad_norm)
     check_executors(executors)
+
+
+def check_batch(model, loss_fn, args, kwargs):
+    """The arguments of a call of a step that could not be captured. Raises TypeError where the model does not take them."""
+    if loss_fn is not None and not args:
+        raise TypeError("the step was called without positional arguments; with a loss_fn the last of them is the target: step(x, y)")
+    inputs = args if loss_fn is None else args[:-1]
+    try:
+        inspect.signature(model.forward).bind(*inputs, **kwargs)
+    except TypeError as error:
+        last = "" if loss_fn is None else "; the last argument of the step is loss_fn's target: step(x, y). Without a target, leave loss_fn out and let the model return the loss"
+        raise TypeError(f"the step's arguments do not fit {type(model).__name__}.forward{inspect.signature(model.forward)}: {error}{last}") from None
 
 
 def _check_model(model, optimizer):

@@ -343,7 +343,10 @@ def makes_dropout(node):
     if node.op != "call_function" or node.target not in (torch.nn.functional.dropout, torch.dropout):
         return False
     given = dict(zip(("input", "p", "training", "inplace"), node.args)) | node.kwargs
-    return given.get("training", given.get("train", True)) is True and given.get("p", 0.5) > 0 and not given.get("inplace", False)
+    p = given.get("p", 0.5)
+    if isinstance(p, torch.fx.Node):  # TorchDynamo's for a module whose number differs from that of the module before it
+        p = specialize(example(p))
+    return given.get("training", given.get("train", True)) is True and p > 0 and not given.get("inplace", False)
 
 
 class _Runner(torch.nn.Module):

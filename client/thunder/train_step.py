@@ -6,7 +6,7 @@ import warnings
 import torch
 
 from . import capture, dynamo, encode, jobs, runtime, wire
-from .arguments import check_train_step
+from .arguments import check_batch, check_train_step
 from .errors import CompileError, DaemonError, Unsupported
 from .region import Backend, Settings
 from .signature import Layout, Signature
@@ -334,6 +334,7 @@ class TrainStep:
             with torch.enable_grad():
                 return self._forward(*args, **kwargs)[1]
         except dynamo.NOT_CAPTURED as error:
+            check_batch(self.model, self.loss_fn, args, kwargs)
             raise dynamo.not_captured(error) from error
 
     def flush(self):
@@ -353,6 +354,7 @@ class TrainStep:
             with torch.no_grad():
                 return self._eval(*args, **kwargs)
         except dynamo.NOT_CAPTURED as error:
+            check_batch(self.model, self.loss_fn, args, kwargs)
             raise dynamo.not_captured(error) from error
 
 

@@ -191,8 +191,7 @@ void th__lower_batch_norm_functional(th_rule *r) {
 void th__lower_batch_norm_no_stats(th_rule *r) { batch_norm(r, true, TH_NO_VALUE, TH_NO_VALUE, true); }
 
 void th__lower_batch_norm_no_training(th_rule *r) { /* the statistics are results in name only: ATen's are empty */
-  th_dtype wide = th_dtype_compute(th_dtype_of(r->b, r->in[0]));
   th_dim none = th_k(r->b, 0);
   batch_norm(r, false, r->in[3], r->in[4], false);
-  for (int i = 0; i < 2 && !r->b->status; i++) th_rule_return(r, th_broadcast(r->b, th_const(r->b, 0, wide), &none, 1, NULL));
+  for (int i = 0; i < 2 && !r->b->status; i++) th_rule_return(r, th_broadcast(r->b, th_const(r->b, 0, th_dtype_of(r->b, r->in[0])), &none, 1, NULL));
 }

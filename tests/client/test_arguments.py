@@ -1,4 +1,6 @@
 """Wrong arguments: an error at once, of the right type, that names the argument and says what was expected."""
+import re
+
 import pytest
 import torch
 import torch.nn as nn
@@ -76,6 +78,17 @@ def test_loss_fn():
     refused(TypeError, "^loss_fn is 'mse'; want a function", loss_fn="mse")
     thunder.train_step(*parts(), nn.MSELoss())
     thunder.train_step(*parts())
+
+
+def test_batches_that_the_model_does_not_take():
+    model = torch.nn.Linear(3, 2)
+    x = torch.randn(4, 3)
+    with_target = thunder.train_step(model, torch.optim.SGD(model.parameters(), 0.1), lambda y, t: (y - t).sum())
+    without = thunder.train_step(model, torch.optim.SGD(model.parameters(), 0.1))
+    for call, said in ((lambda: with_target(x), "step(x, y)"), (with_target, "without positional arguments"), (lambda: with_target.eval(x), "leave loss_fn out"),
+                       (lambda: without(x, x), "too many positional arguments"), (lambda: with_target(x, x, key=1), "Linear.forward")):
+        with pytest.raises(TypeError, match=re.escape(said)):
+            call()
 
 
 def test_clip_grad_norm():

@@ -214,6 +214,21 @@ def test_symbolic_sizes_that_thunder_refuses_run_in_eager(fn):
         torch.testing.assert_close(torch.autograd.grad(got.square().sum(), x), torch.autograd.grad(wanted.square().sum(), x))
 
 
+def test_dropout_probabilities_that_differ_between_modules():
+    torch.manual_seed(0)
+    for p in (0.125, 0.25, 0.5):
+        compiled = thunder.compile(nn.Sequential(nn.Linear(4, 4), nn.Dropout(p)), fullgraph=True)
+        kept = compiled(torch.ones(4000, 4)) != 0
+        assert abs(kept.double().mean().item() - (1 - p)) < 0.02
+        assert thunder.compile_stats(compiled).regions == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_running_statistics_in_half_precision(dtype):
+    norm, x = nn.BatchNorm1d(4).to(dtype).eval(), torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    torch.testing.assert_close(thunder.compile(norm, fullgraph=True)(x), norm(x))
+
+
 def test_hooks_that_a_step_would_not_run():
     model = nn.Linear(2, 1)
     handle = model.weight.register_hook(lambda g: g * 0)
