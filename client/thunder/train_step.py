@@ -334,8 +334,12 @@ class TrainStep:
             with torch.enable_grad():
                 return self._forward(*args, **kwargs)[1]
         except dynamo.NOT_CAPTURED as error:
-            check_batch(self.model, self.loss_fn, args, kwargs)
-            raise dynamo.not_captured(error) from error
+            raise self._refused(error, args, kwargs) from error
+
+    def _refused(self, error, args, kwargs):
+        dynamo.breaks()  # said here, not with the next function
+        check_batch(self.model, self.loss_fn, args, kwargs)
+        return dynamo.not_captured(error)
 
     def flush(self):
         """Updates from the micro-batches since the last update, and does nothing when there are none: the end of an epoch whose length
@@ -354,8 +358,7 @@ class TrainStep:
             with torch.no_grad():
                 return self._eval(*args, **kwargs)
         except dynamo.NOT_CAPTURED as error:
-            check_batch(self.model, self.loss_fn, args, kwargs)
-            raise dynamo.not_captured(error) from error
+            raise self._refused(error, args, kwargs) from error
 
 
 def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1, precision=None, parallel=None, executors=None):

@@ -89,6 +89,9 @@ def test_batches_that_the_model_does_not_take():
                        (lambda: without(x, x), "too many positional arguments"), (lambda: with_target(x, x, key=1), "Linear.forward")):
         with pytest.raises(TypeError, match=re.escape(said)):
             call()
+    other = thunder.compile(lambda x: x + 1)
+    other(x)
+    assert not thunder.compile_stats(other).eager_pieces  # nothing of the step's
 
 
 def test_clip_grad_norm():
