@@ -21,10 +21,7 @@ typedef struct poly {
   term terms[MAX_TERMS];
 } poly;
 
-typedef struct assumption {
-  th_dim a, b; /* as given, rewritten by those before it */
-  const poly *rule; /* terms[0] is the others; NULL: it rewrites nothing */
-} assumption;
+typedef struct assumption { th_dim a, b; } assumption; /* as given, rewritten by those before it */
 
 struct th_context {
   th_arena *arena;
@@ -38,6 +35,8 @@ struct th_context {
   size_t n_symbols, symbols_capacity;
   assumption *assumptions;
   size_t n_assumptions, assumptions_capacity;
+  poly **rules; /* terms[0] is the others; NULL: another took its place */
+  size_t n_rules, rules_capacity;
   th_mesh_axis *axes;
   size_t n_axes, axes_capacity;
   const int32_t **shardings;
@@ -210,9 +209,19 @@ static int compare_terms(const term *x, const term *y) { /* constants last */
 
 /* ---- assumptions ---- */
 
-/* By degree, then by atoms from the largest: an order that products keep, so that rewriting a leading term by smaller ones ends. */
-static bool leads(const term *x, const term *y) {
-  if (x->n != y->n) return x->n > y->n;
+static bool is_symbol(const th_context *c, th_dim d) { return c->dims[d].kind == TH_DIM_SYMBOL; }
+
+/* A quotient, remainder or limit weighs more than any product of symbols. */
+static uint32_t weight(const th_context *c, const term *t) {
+  uint32_t sum = 0;
+  for (uint32_t i = 0; i < t->n; i++) sum += is_symbol(c, t->atoms[i]) ? 1 : MAX_FACTORS + 1;
+  return sum;
+}
+
+/* By weight, then by atoms from the largest: an order that products keep, so that rewriting a leading term by smaller ones ends. */
+static bool leads(const th_context *c, const term *x, const term *y) {
+  uint32_t a = weight(c, x), b = weight(c, y);
+  if (a != b || x->n != y->n) return a != b ? a > b : x->n > y->n;
   for (uint32_t i = x->n; i-- > 0;)
     if (x->atoms[i] != y->atoms[i]) return x->atoms[i] > y->atoms[i];
   return false;
@@ -243,8 +252,8 @@ static bool multiply_terms(term *t, const term *by) {
 }
 
 static bool rewrite_once(const th_context *c, poly *p) {
-  for (size_t r = 0; r < c->n_assumptions; r++) {
-    const poly *rule = c->assumptions[r].rule;
+  for (size_t r = 0; r < c->n_rules; r++) {
+    const poly *rule = c->rules[r];
     for (uint32_t i = 0; rule && i < p->n; i++) {
       term quotient;
       if (!divide_terms(&p->terms[i], &rule->terms[0], &quotient)) continue;
@@ -265,7 +274,35 @@ static bool rewrite_once(const th_context *c, poly *p) {
 }
 
 static void rewrite(const th_context *c, poly *p) {
-  for (int steps = 0; c->n_assumptions && steps < 64 && rewrite_once(c, p);) steps++;
+  for (int steps = 0; c->n_rules && steps < 64 && rewrite_once(c, p);) steps++;
+}
+
+/* p = 0 as a rule. Older rules whose leading term it rewrites say something else now, and are made again. */
+static bool add_rule(th_context *c, poly *p, int depth) {
+  rewrite(c, p);
+  if (p->overflow || p->n == 0) return true;
+  for (uint32_t i = 1; i < p->n; i++)
+    if (leads(c, &p->terms[i], &p->terms[0])) {
+      term t = p->terms[0];
+      p->terms[0] = p->terms[i];
+      p->terms[i] = t;
+    }
+  const term *lead = &p->terms[0];
+  if (lead->n == 0) return false;
+  if (lead->n == 1 && is_symbol(c, lead->atoms[0])) return true; /* a symbol has its own form everywhere */
+  bool negative = lead->coefficient < 0;
+  for (uint32_t i = 0; i < p->n; i++)
+    if ((i == 0) == negative) p->terms[i].coefficient = sat_mul(p->terms[i].coefficient, -1);
+  TH_PUSH(c->arena, c->rules, c->n_rules, c->rules_capacity, p);
+  term quotient;
+  for (size_t r = 0, n = c->n_rules - 1; r < n && depth < 16; r++) {
+    poly *old = c->rules[r];
+    if (!old || !divide_terms(&old->terms[0], lead, &quotient)) continue;
+    c->rules[r] = NULL;
+    for (uint32_t i = 1; i < old->n; i++) old->terms[i].coefficient = sat_mul(old->terms[i].coefficient, -1);
+    add_rule(c, old, depth + 1);
+  }
+  return true;
 }
 
 bool th_dim_assume(th_context *c, th_dim a, th_dim b) {
@@ -273,19 +310,8 @@ bool th_dim_assume(th_context *c, th_dim a, th_dim b) {
   poly *p = TH_ARENA_NEW(c->arena, poly);
   to_poly(c, a, p, 1);
   to_poly(c, b, p, -1);
-  rewrite(c, p);
-  if (!p->overflow && p->n == 1 && p->terms[0].n == 0) return false;
-  assumption made = {.a = a, .b = b};
-  for (uint32_t i = 1; i < p->n; i++)
-    if (leads(&p->terms[i], &p->terms[0])) {
-      term t = p->terms[0];
-      p->terms[0] = p->terms[i];
-      p->terms[i] = t;
-    }
-  bool negative = p->n && p->terms[0].coefficient < 0; /* the rest is what the leading term is with a positive coefficient */
-  for (uint32_t i = 0; i < p->n; i++)
-    if ((i == 0) == negative) p->terms[i].coefficient = sat_mul(p->terms[i].coefficient, -1);
-  if (!p->overflow && p->n && p->terms[0].n >= 2) made.rule = p;
+  if (!add_rule(c, p, 0)) return false;
+  assumption made = {a, b};
   TH_PUSH(c->arena, c->assumptions, c->n_assumptions, c->assumptions_capacity, made);
   return true;
 }
@@ -359,6 +385,13 @@ bool th_dim_exact_div(th_context *c, th_dim a, th_dim b, th_dim *out) {
   return *out = from_poly(c, &q), true;
 }
 
+/* A quotient, remainder or limit, or what it is assumed to be. */
+static th_dim atom(th_context *c, th_dim_kind kind, th_dim a, th_dim b) {
+  poly p = {0};
+  to_poly(c, intern_node(c, kind, 0, a, b), &p, 1);
+  return from_poly(c, &p);
+}
+
 th_dim th_dim_make(th_context *c, th_dim_kind kind, th_dim a, th_dim b) {
   int64_t x = 0, y = 0;
   bool ca = th_dim_is_const(c, a, &x), cb = th_dim_is_const(c, b, &y);
@@ -408,14 +441,14 @@ th_dim th_dim_make(th_context *c, th_dim_kind kind, th_dim a, th_dim b) {
         }
       }
       if (!ca && th_dim_exact_div(c, a, b, &exact)) return exact;
-      return intern_node(c, kind, 0, a, b);
+      return atom(c, kind, a, b);
     }
     case TH_DIM_MOD: {
       th_dim exact;
       if (ca && cb) return th_dim_const(c, floor_mod(x, y));
       if (cb && th_dim_divisible(c, a, y)) return th_dim_const(c, 0);
       if (!ca && th_dim_exact_div(c, a, b, &exact)) return th_dim_const(c, 0);
-      return intern_node(c, kind, 0, a, b);
+      return atom(c, kind, a, b);
     }
     case TH_DIM_MIN:
     case TH_DIM_MAX: {
@@ -426,7 +459,7 @@ th_dim th_dim_make(th_context *c, th_dim_kind kind, th_dim a, th_dim b) {
       th_dim_bounds(c, b, &lo_b, &hi_b);
       if (hi_a != INT64_MAX && hi_a <= lo_b) return kind == TH_DIM_MIN ? a : b;
       if (hi_b != INT64_MAX && hi_b <= lo_a) return kind == TH_DIM_MIN ? b : a;
-      return a < b ? intern_node(c, kind, 0, a, b) : intern_node(c, kind, 0, b, a);
+      return a < b ? atom(c, kind, a, b) : intern_node(c, kind, 0, b, a);
     }
     default: break;
   }

@@ -47,8 +47,9 @@ th_dim th_dim_make(th_context *context, th_dim_kind kind, th_dim a, th_dim b); /
 #define th_dim_min(c, a, b) th_dim_make((c), TH_DIM_MIN, (a), (b))
 #define th_dim_max(c, a, b) th_dim_make((c), TH_DIM_MAX, (a), (b))
 /* Says that two expressions are equal in every call, as a guard of the capture found (a batch's positions counted from its tokens and
- * from its targets). Expressions made later have one form for both: the larger monomial of the difference, of at least two factors, is
- * rewritten by the rest. What cannot be used so (a difference of single symbols, too large an expression) is kept and changes nothing.
+ * from its targets). Expressions made later have one form for both: the largest monomial of the difference is rewritten by the rest.
+ * That p is divisible by k is said as (p floordiv k)*k = p. What cannot be used so (the largest monomial is a symbol, too large an
+ * expression) is kept and changes nothing.
  * Before any type that has it. False when the two can never be equal. */
 bool th_dim_assume(th_context *context, th_dim a, th_dim b);
 size_t th_assumption_count(const th_context *context);

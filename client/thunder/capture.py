@@ -29,6 +29,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, guard_scalar
 from torch.utils import _pytree as pytree
+from torch.utils._sympy.functions import FloorDiv
 
 from . import optable
 from .errors import Unsupported
@@ -124,10 +125,11 @@ def hint(value):
 
 
 def equal_sizes(values):
-    """Pairs of sympy expressions that guards of this capture found equal: the sizes of a product of one tensor and of another's."""
+    """Pairs of sympy expressions that guards of this capture found equal: how many elements one tensor and another have, what is divisible."""
     shape_env = next((s.node.shape_env for v in values for s in (v.size() if isinstance(v, torch.Tensor) else [v]) if isinstance(s, torch.SymInt)), None)
     found = [guard.expr for guard in shape_env.guards] if shape_env else []
-    return [(e.lhs, e.rhs) for e in found if type(e).__name__ == "Equality"]
+    pairs = [(e.lhs, e.rhs) for e in found if type(e).__name__ == "Equality"]
+    return [(FloorDiv(*a.args) * a.args[1], a.args[0]) if b == 0 and type(a).__name__ in ("Mod", "PythonMod") else (a, b) for a, b in pairs]
 
 
 def symbol_range(value):

@@ -229,8 +229,12 @@ class Encoder:
 
     def _expressible(self, expr):
         name = type(expr).__name__
-        return (expr.is_Integer or expr in self.symbols or name in ("Add", "Mul") and all(map(self._expressible, expr.args)) or
-                name == "Pow" and self._expressible(expr.args[0]) and expr.args[1].is_Integer and 0 < int(expr.args[1]) < 16)
+        if name == "Pow":
+            return self._expressible(expr.args[0]) and expr.args[1].is_Integer and 0 < int(expr.args[1]) < 16
+        if name in ("FloorDiv", "CleanDiv", "Mod", "PythonMod"):
+            by = expr.args[1]
+            return self._expressible(expr.args[0]) and (by.is_Integer and by > 0 or by in self.symbols and self.trace.symbol_min[self.symbols[by]] > 0)
+        return expr.is_Integer or expr in self.symbols or name in ("Add", "Mul") and all(map(self._expressible, expr.args))
 
     def _symbol(self, size, source, value, dim):
         expr = capture.expression(size)

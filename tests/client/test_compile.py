@@ -1,6 +1,7 @@
 """The same programs as test_capture, through the real parts: capture, thunderd, a worker, the plan, libthunder."""
 import pytest
 import torch
+import torch.nn.functional as F
 
 import compare
 import programs
@@ -54,7 +55,7 @@ def test_sizes_that_are_equal_in_every_call():
     model = torch.nn.Sequential(torch.nn.Embedding(10, 8), torch.nn.Linear(8, 10))
 
     def loss(x, y):
-        return torch.nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
     compiled = thunder.compile(loss, fullgraph=True)
     for tokens, targets in (((2, 3), (2, 3)), ((4, 5), (4, 5)), ((3, 6), (3, 6)), ((3, 4), (2, 6)), ((7, 8), (7, 8))):
         x, y = torch.randint(0, 10, tokens), torch.randint(0, 10, targets)
@@ -62,6 +63,22 @@ def test_sizes_that_are_equal_in_every_call():
         for a, b in zip(got, wanted):
             torch.testing.assert_close(a, b)
     assert thunder.compile_stats(compiled).regions == 2
+
+
+@quick
+@pytest.mark.parametrize("fn, shapes", [
+    (lambda a, b: a.reshape(-1, 2) + b.reshape(-1, 2), [((2, 4), (4, 2)), ((4, 6), (8, 3)), ((6, 8), (4, 12)), ((2, 6), (4, 3))]),
+    (lambda a, b: F.mse_loss(F.max_pool1d(a, 3).flatten(1), b.flatten(1)), [((2, 3, 9), (2, 9)), ((3, 3, 12), (3, 2, 6)), ((4, 3, 17), (4, 3, 5))]),
+    (lambda a, b: a.reshape(b.shape[1], -1) @ b, [((4, 6), (8, 3)), ((6, 6), (9, 4)), ((8, 9), (12, 6))])])
+def test_sizes_that_follow_from_guards(fn, shapes):
+    torch.manual_seed(0)
+    compiled = thunder.compile(fn, fullgraph=True)
+    for size, other in shapes:
+        a, b = torch.randn(size, dtype=torch.float64, requires_grad=True), torch.randn(other, dtype=torch.float64, requires_grad=True)
+        wanted, got = (f(a, b) for f in (fn, compiled))
+        torch.testing.assert_close(got, wanted)
+        torch.testing.assert_close(torch.autograd.grad(got.sum(), (a, b)), torch.autograd.grad(wanted.sum(), (a, b)))
+    assert not thunder.compile_stats(compiled).eager_pieces
 
 
 @quick

@@ -42,6 +42,7 @@ PROGRAMS = {
     "add": (lambda: lambda a, b: a + b, lambda: (torch.ones(3), torch.ones(3)), False),
     "tied": (Tied, lambda: (torch.randint(0, 11, (2, 5)),), False),
     "symbolic": (lambda: lambda a: (a.t() @ a).relu().sum(0), lambda: (torch.randn(5, 4, requires_grad=True),), True),
+    "equal": (lambda: lambda a, b: (a.reshape(-1, 2) + b.reshape(-1, 2)).sum(0), lambda: (torch.randn(4, 6, requires_grad=True), torch.randn(8, 3)), True),
     "views": (lambda: lambda a: (a[1:3, ::2], a.view(-1), a.mul_(2)), lambda: (torch.randn(4, 6),), False),
 }
 

@@ -37,6 +37,32 @@ Test(dims, sums_coefficients_and_chains) {
   cr_assert_eq(th_assumption_count(c), 2);
 }
 
+Test(dims, what_divides) {
+  th_dim product = MUL(s[0], s[1]), half = th_dim_floordiv(c, product, number(2)), third = th_dim_floordiv(c, s[2], number(3));
+  cr_assert(th_dim_assume(c, MUL(half, number(2)), product));
+  cr_assert(th_dim_assume(c, s[2], MUL(number(3), third)));
+  cr_assert_eq(MUL(half, number(6)), MUL(product, number(3)));
+  cr_assert_eq(th_dim_floordiv(c, product, number(2)), half);
+  cr_assert_eq(MUL(third, number(3)), s[2]);
+  cr_assert(th_dim_assume(c, half, th_dim_floordiv(c, MUL(s[3], s[4]), number(2))));
+  cr_assert_eq(th_dim_floordiv(c, MUL(s[3], s[4]), number(2)), half);
+  cr_assert(th_dim_assume(c, th_dim_floordiv(c, s[5], number(7)), s[0]));
+  cr_assert_eq(th_dim_floordiv(c, s[5], number(7)), s[0]);
+}
+
+Test(dims, what_follows_from_two) { /* whichever comes first */
+  for (int order = 0; order < 2; order++) {
+    end();
+    make();
+    th_dim a = MUL(s[0], s[1]), b = MUL(s[2], s[3]), half_a = th_dim_floordiv(c, a, number(2)), half_b = th_dim_floordiv(c, b, number(2));
+    if (order) cr_assert(th_dim_assume(c, half_a, half_b));
+    cr_assert(th_dim_assume(c, MUL(half_a, number(2)), a));
+    cr_assert(th_dim_assume(c, MUL(half_b, number(2)), b));
+    if (!order) cr_assert(th_dim_assume(c, half_a, half_b));
+    cr_assert_eq(MUL(s[3], s[2]), MUL(s[0], s[1]), "order %d", order);
+  }
+}
+
 Test(dims, what_cannot_be_used_is_kept) {
   cr_assert(th_dim_assume(c, s[0], s[1]));
   cr_assert(th_dim_assume(c, s[2], s[2]));
@@ -63,8 +89,9 @@ Test(dims, rewriting_keeps_values) {
       int64_t k = (int64_t)unit_random(&random, 4);
       bool product = worth[a] < 1000 && worth[b] < 1000 && unit_random(&random, 2);
       if (worth[a] > 100000 || worth[b] > 100000) continue;
-      pool[n] = product ? MUL(pool[a], pool[b]) : ADD(MUL(pool[a], number(k)), pool[b]);
-      worth[n] = product ? worth[a] * worth[b] : worth[a] * k + worth[b];
+      bool quotient = !product && !unit_random(&random, 4);
+      pool[n] = product ? MUL(pool[a], pool[b]) : quotient ? th_dim_floordiv(c, pool[a], number(k + 1)) : ADD(MUL(pool[a], number(k)), pool[b]);
+      worth[n] = product ? worth[a] * worth[b] : quotient ? worth[a] / (k + 1) : worth[a] * k + worth[b];
       cr_assert_eq(th_dim_eval(c, pool[n], values), worth[n]);
       for (size_t i = 0; i < n && th_assumption_count(c) < 8; i++)
         if (worth[i] == worth[n] && !unit_random(&random, 3)) cr_assert(th_dim_assume(c, pool[i], pool[n]));
