@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-pytestmark = pytest.mark.quick
+quick = pytest.mark.quick
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = os.environ.get("THUNDER_BIN", "")
 ROOMS = ("ir", "executors", "collectives", "daemon", "client", "tests")
@@ -36,6 +36,7 @@ def read_by(path):
     return set(own) | {name for name in asked if name.startswith("THUNDER_") or not path.startswith("tests" + os.sep)}
 
 
+@quick
 def test_environment_variables_in_both_directions():
     page = text("docs", "guide", "environment.rst")
     read = {name: path for path in sources(*ROOMS) for name in read_by(path)}
@@ -47,6 +48,7 @@ def test_environment_variables_in_both_directions():
     assert {name for name in named if name.startswith("THUNDER_")} - set(read) == set(), "on docs/guide/environment.rst, but nobody reads it"
 
 
+@quick
 def test_what_ranks_and_daemons_get():
     page = text("docs", "guide", "environment.rst")
     given = re.findall(r'\bset(?:_number|_default)?\(&env, "(\w+)"', text("daemon", "step", "main.c"))
@@ -68,6 +70,7 @@ def options_in(words):
     return set(re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", words))
 
 
+@quick
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_programs(program):
     done = subprocess.run([os.path.join(BIN, program), "--help"], capture_output=True, text=True, timeout=30)
@@ -83,6 +86,7 @@ def test_programs(program):
         assert f"``{word}``" in section(program)
 
 
+@quick
 def test_dumps_are_what_thunderc_prints():
     done = subprocess.run([os.path.join(BIN, "thunderc"), "--dump-after=all", os.path.join(ROOT, "docs", "examples", "tiny.tir")], capture_output=True, text=True, timeout=60)
     printed = {}
@@ -98,6 +102,7 @@ def test_dumps_are_what_thunderc_prints():
 READMES = [os.path.relpath(p, ROOT) for p in glob.glob(os.path.join(ROOT, "**", "README.md"), recursive=True) if "/build" not in p and "/." not in os.path.relpath(p, ROOT)]
 
 
+@quick
 @pytest.mark.parametrize("readme", sorted(READMES))
 def test_files_that_a_readme_names_exist(readme):
     here = os.path.dirname(os.path.join(ROOT, readme))
@@ -106,6 +111,7 @@ def test_files_that_a_readme_names_exist(readme):
     assert missing == []
 
 
+@quick
 def test_every_public_name_is_on_the_api_page():
     import thunder
     page = text("docs", "guide", "api.rst")
@@ -113,6 +119,7 @@ def test_every_public_name_is_on_the_api_page():
     assert [name for name in thunder.__all__ if not re.search(rf"^\.\. (auto)?(function|class|exception):: {name}(\(\))?$", page, re.M)] == []
 
 
+@quick
 def test_pages_are_in_the_index():
     index = text("docs", "index.rst")
     pages = [os.path.relpath(p, os.path.join(ROOT, "docs")) for kind in ("guide/*.rst", "design/*.md") for p in glob.glob(os.path.join(ROOT, "docs", kind))]
@@ -120,7 +127,7 @@ def test_pages_are_in_the_index():
     assert [p for p in pages if f"   {os.path.splitext(p)[0]}\n" not in index] == []
 
 
-@pytest.mark.parametrize("page", ["hello", "train"])
+@pytest.mark.parametrize("page", [pytest.param("hello", marks=quick), "train"])
 def test_the_guides_programs_run(page, tmp_path):
     """The Python blocks of a page, one after the other, as one program."""
     blocks = re.findall(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", text("docs", "guide", f"{page}.rst"), re.M)
