@@ -46,6 +46,7 @@ th_dim th_dim_make(th_context *context, th_dim_kind kind, th_dim a, th_dim b); /
 #define th_dim_mod(c, a, b) th_dim_make((c), TH_DIM_MOD, (a), (b))           /* sign of b */
 #define th_dim_min(c, a, b) th_dim_make((c), TH_DIM_MIN, (a), (b))
 #define th_dim_max(c, a, b) th_dim_make((c), TH_DIM_MAX, (a), (b))
+enum { TH_MAX_ASSUMPTIONS = 256 }; /* what a trace may have, as text and on the wire */
 /* Says that two expressions are equal in every call, as a guard of the capture found (a batch's positions counted from its tokens and
  * from its targets). Expressions made later have one form for both: the largest monomial of the difference is rewritten by the rest.
  * That p is divisible by k is said as (p floordiv k)*k = p. What cannot be used so (the largest monomial is a symbol, too large an

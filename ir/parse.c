@@ -546,7 +546,7 @@ static void assume_line(parser *p) {
   th_dim b = dim(p);
   if (p->status) return;
   if (p->t->n_graphs) FAIL(p, "assume comes before the graphs");
-  else if (th_assumption_count(p->c) >= 256) FAIL(p, "there are more than 256 assumptions");
+  else if (th_assumption_count(p->c) >= TH_MAX_ASSUMPTIONS) FAIL(p, "there are more than %d assumptions", TH_MAX_ASSUMPTIONS);
   else if (!th_dim_assume(p->c, a, b)) FAIL(p, "the two are never equal");
 }
 

@@ -105,7 +105,7 @@ static th_status decode_dims(decoder *d) {
   const Thunder__Wire__Trace *m = d->m;
   TH_TRY(decode_dim_table(d));
   if (m->n_equal % 2) return BAD("equal has %zu entries, want pairs", m->n_equal);
-  if (m->n_equal > 512) return BAD("there are %zu equal pairs, want at most 256", m->n_equal / 2);
+  if (m->n_equal > 2 * TH_MAX_ASSUMPTIONS) return BAD("there are %zu equal pairs, want at most %d", m->n_equal / 2, TH_MAX_ASSUMPTIONS);
   for (size_t i = 0; i < m->n_equal; i += 2) {
     uint32_t a = m->equal[i], b = m->equal[i + 1];
     if (a >= m->n_dim_kind || b >= m->n_dim_kind) return BAD("equal pair %zu is of dimension expressions %u and %u; there are %zu", i / 2, a, b, m->n_dim_kind);

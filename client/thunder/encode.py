@@ -176,19 +176,23 @@ class Encoder:
             if expr not in self.symbols:
                 raise Unsupported("a size", f"depends on {expr}, which no input gives")
             return self._dim(wire.DIM_SYMBOL, self.symbols[expr], 0)
-        kinds = {"Add": wire.DIM_ADD, "Mul": wire.DIM_MUL, "FloorDiv": wire.DIM_FLOORDIV, "CleanDiv": wire.DIM_FLOORDIV,
-                 "Mod": wire.DIM_MOD, "PythonMod": wire.DIM_MOD, "Min": wire.DIM_MIN, "Max": wire.DIM_MAX}
-        name = type(expr).__name__
-        if name == "Pow" and expr.args[1].is_Integer and 0 < int(expr.args[1]) < 16:
-            parts, kind = [expr.args[0]] * int(expr.args[1]), wire.DIM_MUL
-        elif name in kinds:
-            parts, kind = list(expr.args), kinds[name]
-        else:
+        kind, parts = self._operation(expr)
+        if kind is None:
             raise Unsupported("a size", f"is the expression {expr}, which the IR does not have")
         index = self.dim(parts[0])
         for part in parts[1:]:
             index = self._dim(kind, index, self.dim(part))
         return index
+
+    @staticmethod
+    def _operation(expr):
+        """The IR's kind of a sympy expression and its operands, or (None, ())."""
+        kinds = {"Add": wire.DIM_ADD, "Mul": wire.DIM_MUL, "FloorDiv": wire.DIM_FLOORDIV, "CleanDiv": wire.DIM_FLOORDIV,
+                 "Mod": wire.DIM_MOD, "PythonMod": wire.DIM_MOD, "Min": wire.DIM_MIN, "Max": wire.DIM_MAX}
+        name = type(expr).__name__
+        if name == "Pow" and expr.args[1].is_Integer and 0 < int(expr.args[1]) < 16:
+            return wire.DIM_MUL, [expr.args[0]] * int(expr.args[1])
+        return (kinds[name], list(expr.args)) if name in kinds else (None, ())
 
     def type(self, dtype, sizes, flags=0):
         key = (dtype, tuple(self.dim(s) for s in sizes), flags)
@@ -213,7 +217,7 @@ class Encoder:
 
     # ---- graphs ----
     def add_symbols(self, inputs):
-        """Symbols come from integer inputs first, then from sizes of inputs."""
+        """Symbols come from integer inputs first, then from sizes of inputs; then what guards found equal of them."""
         for value, item in enumerate(inputs):
             if isinstance(item.value, torch.SymInt):
                 self._symbol(item.value, 1, value, 0)
@@ -222,19 +226,19 @@ class Encoder:
                 for d, size in enumerate(item.value.size()):
                     if isinstance(size, torch.SymInt):
                         self._symbol(size, 0, value, d)
-
         for pair in capture.equal_sizes([item.value for item in inputs])[:256]:  # as many as the daemon takes
             if all(self._expressible(e) for e in pair):
                 self.trace.equal.extend([self.dim(e) for e in pair])
 
     def _expressible(self, expr):
-        name = type(expr).__name__
-        if name == "Pow":
-            return self._expressible(expr.args[0]) and expr.args[1].is_Integer and 0 < int(expr.args[1]) < 16
-        if name in ("FloorDiv", "CleanDiv", "Mod", "PythonMod"):
-            by = expr.args[1]
-            return self._expressible(expr.args[0]) and (by.is_Integer and by > 0 or by in self.symbols and self.trace.symbol_min[self.symbols[by]] > 0)
-        return expr.is_Integer or expr in self.symbols or name in ("Add", "Mul") and all(map(self._expressible, expr.args))
+        """Of this trace's symbols, and divided by nothing that may be 0."""
+        if expr.is_Integer or expr in self.symbols:
+            return True
+        kind, parts = self._operation(expr)
+        if kind in (wire.DIM_FLOORDIV, wire.DIM_MOD):
+            by = parts[1]
+            return self._expressible(parts[0]) and (by.is_Integer and by > 0 or by in self.symbols and self.trace.symbol_min[self.symbols[by]] > 0)
+        return kind in (wire.DIM_ADD, wire.DIM_MUL) and all(map(self._expressible, parts))
 
     def _symbol(self, size, source, value, dim):
         expr = capture.expression(size)
