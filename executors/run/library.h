@@ -7,15 +7,34 @@
  *   attention    causal; alpha: factor on the scores      q (batch, heads, length, size), k, v (batch, key heads, keys, size);
  *                results: out, log-sum-exp of each row of scores (batch, heads, length)
  *   attention_backward   the same; operands q, k, v, out, log-sum-exp, gradient of out; results: gradients of q, k, v
- * f32, f64; bf16 through f32, attention not. Threads: thread-safe. */
+ * f32, f64; bf16 through f32, attention not.
+ * Functions of plans for CUDA (executors/run/cuda and the vendor rooms beside it):
+ *   cublaslt.matmul   as dot, then an epilogue (enum th_matmul_epilogue) and whether TF32 is allowed; alpha. The result may be
+ *                wider than the operands (bf16 in, f32 out). Further operands and results as the epilogue says
+ *   cudnn.attention, cudnn.attention_backward   as attention; f16, bf16; log-sum-exp in f32; blob: the plan, or none
+ * Threads: thread-safe. */
 #ifndef THUNDER_EXECUTORS_RUN_LIBRARY_H
 #define THUNDER_EXECUTORS_RUN_LIBRARY_H
+
+#include <stdbool.h>
 
 #include "executors/run/kernel.h"
 #include "ir/base/dtype.h"
 #include "ir/base/status.h"
 
 enum { TH_RUN_RANK = 24 };
+
+/* What cublaslt.matmul does with each product P (rows: free dimensions of lhs; columns: free dimensions of rhs). gelu is the tanh form. */
+typedef enum th_matmul_epilogue {
+  TH_EPILOGUE_NONE,
+  TH_EPILOGUE_BIAS,        /* operand 2: bias of a column;              result 0: P + bias */
+  TH_EPILOGUE_GELU,        /*                                           result 0: gelu(P), result 1: P */
+  TH_EPILOGUE_BIAS_GELU,   /* operand 2: bias;                          result 0: gelu(P + bias), result 1: P + bias */
+  TH_EPILOGUE_DGELU,       /* operand 2: x, shaped as P;                result 0: P gelu'(x) */
+  TH_EPILOGUE_DGELU_SUM,   /* operand 2: x;                             result 0: P gelu'(x), result 1: its sum over the rows */
+  TH_EPILOGUE_LHS_SUM,     /* result 0: P; result 1: sum of lhs over the contracted dimension (a bias gradient beside a weight gradient) */
+  TH_EPILOGUE_COUNT
+} th_matmul_epilogue;
 
 typedef struct th_view { /* a typed, strided window */
   void *data;
@@ -24,12 +43,26 @@ typedef struct th_view { /* a typed, strided window */
   int64_t dims[TH_RUN_RANK], strides[TH_RUN_RANK]; /* strides in elements */
 } th_view;
 
+/* What a function keeps for one instruction of a plan from call to call (descriptors, a chosen algorithm). */
+typedef struct th_library_state th_library_state;
+struct th_library_state { void (*release)(th_library_state *state); };
+
 typedef struct th_library_args {
   const th_view *operands, *results;
   uint32_t n_operands, n_results, n_ints;
   const int64_t *ints;
   double alpha, beta;
   const th_kernel_context *context;
+  /* Of plans for a device; NULL and 0 on the host. */
+  void *stream;               /* CUstream: the work is put there and nothing waits for it */
+  int32_t device;             /* its number; its primary context is current */
+  void *scratch;              /* device memory, 256-byte aligned, for this call alone */
+  size_t scratch_bytes;
+  const uint8_t *blob;        /* what the compile half prepared, or NULL */
+  size_t blob_size;
+  bool capturing;             /* into a CUDA graph: no synchronization, no timing, no allocation */
+  bool deterministic;
+  th_library_state **state;   /* of this instruction; *state is NULL at first. One call at a time. */
 } th_library_args;
 
 typedef th_status (*th_library_fn)(const th_library_args *args);
