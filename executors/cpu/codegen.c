@@ -177,12 +177,6 @@ static void rows(th_gen *g, const th_type *domain, const th_op *first, bool *don
   th_gen_forget(g, mark);
 }
 
-static uint32_t output_of(th_gen *g, th_value v) {
-  for (uint32_t k = 0; k < g->body->n_outputs; k++)
-    if (g->body->outputs[k] == v) return k;
-  return TH_NONE;
-}
-
 static void columns(th_gen *g, const th_type *domain, const th_op *first, bool *done) {
   th_dim kept[TH_MAX_RANK];
   const char *outer[TH_MAX_RANK], *index[TH_MAX_RANK], *at[TH_MAX_RANK];
@@ -195,7 +189,7 @@ static void columns(th_gen *g, const th_type *domain, const th_op *first, bool *
     if (!th_gen_reduces(g->c, first, i)) kept[n_kept++] = domain->dims[i];
   for (size_t i = 0; i < g->body->n_ops && n < 64; i++) {
     const th_op *op = g->body->ops[i];
-    uint32_t k = output_of(g, op->result);
+    uint32_t k = th_gen_output_of(g, op->result);
     if (th_op_is_reduction(op) && same_dims(type_of(g, op->operands[0]), domain) && th_attr_equal(th_attr_get(op, "dims"), th_attr_get(first, "dims")) && k != TH_NONE && !done[k]) ops[n++] = op;
   }
   const char *size = th_gen_dim(g, domain->dims[last]);
@@ -215,7 +209,7 @@ static void columns(th_gen *g, const th_type *domain, const th_op *first, bool *
     th_dtype dtype = type_of(g, ops[i]->operands[0])->dtype;
     acc[i] = th_gen_name(g, "a");
     th_gen_line(g, "%s %s[%d]; for (int k = 0; k < %d; k++) %s[k] = %s;", th_gen_ctype(dtype), acc[i], COLUMNS, COLUMNS, acc[i], th_gen_reduce_start(ops[i]->kind, dtype));
-    sum[i] = th_gen_adds_in_blocks(g, ops[i], ROWS) ? th_gen_name(g, "a") : NULL;
+    sum[i] = th_cpu_adds_in_blocks(g, ops[i], ROWS) ? th_gen_name(g, "a") : NULL;
     if (!sum[i]) continue;
     th_gen_line(g, "double %s[%d]; for (int k = 0; k < %d; k++) %s[k] = 0;", sum[i], COLUMNS, COLUMNS, sum[i]);
     blocked = 0;
@@ -231,7 +225,7 @@ static void columns(th_gen *g, const th_type *domain, const th_op *first, bool *
   for (uint32_t i = 0; i < last; i++)
     if (th_gen_reduces(g->c, first, i)) {
       if (i == blocked) {
-        index[i] = th_gen_blocks(g, domain->dims[i], block);
+        index[i] = th_cpu_blocks(g, domain->dims[i], block);
         around = ++opened;
       } else {
         index[i] = th_gen_for(g, "k", domain->dims[i]);
@@ -265,7 +259,7 @@ static void columns(th_gen *g, const th_type *domain, const th_op *first, bool *
   for (uint32_t i = 0; i < n_kept; i++) at[i] = outer[i];
   at[n_kept] = index[last];
   for (size_t i = 0; i < n; i++) {
-    uint32_t k = output_of(g, ops[i]->result);
+    uint32_t k = th_gen_output_of(g, ops[i]->result);
     th_gen_store(g, k, at, th_arena_printf(g->a, sum[i] ? "(float)%s[%s]" : "%s[%s]", sum[i] ? sum[i] : acc[i], j));
     done[k] = true;
   }
@@ -309,7 +303,7 @@ static void whole(th_gen *g, const th_op *op) {
   g->indent--;
   const char *text = th_strbuf_text(&g->s);
   g->s = before;
-  const char *clause = th_gen_reduce_clause(op->kind, domain->dtype);
+  const char *clause = th_cpu_reduce_clause(op->kind, domain->dtype);
   if (!strstr(text, "#pragma")) th_gen_line(g, "#pragma omp simd reduction(%s : %s)", clause, acc);
   if (n > 1) th_gen_open(g, "for (int64_t %s = 0; %s < %s; %s++)", j, j, th_gen_dim(g, domain->dims[last]), j);
   else th_gen_open(g, "for (int64_t %s = %s * %s / %d; %s < %s * (%s + 1) / %d; %s++)", r, lead, c, PARTS, r, lead, c, PARTS, r);
@@ -333,8 +327,8 @@ static void phases(th_gen *g) {
   hoist(g, &scalar, NULL, true);
   for (size_t i = 0; i < g->body->n_ops; i++) {
     const th_op *op = g->body->ops[i];
-    if (th_gen_is_special(op)) {
-      th_gen_special(g, op);
+    if (th_op_is_special(op)) {
+      th_cpu_special(g, op);
       for (uint32_t k = 0; k < g->body->n_outputs; k++)
         for (uint32_t r = 0; r < op->n_results; r++) done[k] |= g->body->outputs[k] == op->result + r;
       continue;
@@ -345,7 +339,7 @@ static void phases(th_gen *g) {
     if (!result->rank) whole(g, op);
     else if (th_gen_reduces(g->c, op, domain->rank - 1)) {
       if (wants(g, result, done) || wants(g, domain, done)) rows(g, domain, op, done);
-    } else if (output_of(g, op->result) != TH_NONE && !done[output_of(g, op->result)]) columns(g, domain, op, done);
+    } else if (th_gen_output_of(g, op->result) != TH_NONE && !done[th_gen_output_of(g, op->result)]) columns(g, domain, op, done);
   }
   for (uint32_t k = 0; k < g->body->n_outputs; k++)
     if (!done[k]) plain(g, type_of(g, g->body->outputs[k]), done);
@@ -353,7 +347,8 @@ static void phases(th_gen *g) {
 
 th_status th_cpu_emit(const th_options *options, const th_trace *t, const th_op *op, th_kernel_source *out) {
   th_arena *a = th_context_arena(t->context);
-  th_gen g = {.t = t, .op = op, .body = t->graphs[th_attr_get(op, "body")->graph], .c = t->context, .a = a, .s = th_strbuf_make(a)};
+  th_gen g = {.t = t, .op = op, .body = t->graphs[th_attr_get(op, "body")->graph], .c = t->context, .a = a, .s = th_strbuf_make(a), .index_type = "int64_t",
+              .size_text = "sizes[%zu]", .load = th_gen_load, .reduce = th_cpu_reduction};
   if (g.body->n_outputs > 64) return TH_ERROR(UNIMPLEMENTED, "cpu: a kernel has %u results, want at most 64", g.body->n_outputs);
   th_gen_open(&g, "int %s(void *const *buffers, const int64_t *sizes, const double *scalars, const th_kernel_context *context)", TH_KERNEL_NAME);
   th_gen_line(&g, "int th_bad = 0;");

@@ -128,7 +128,7 @@ static bool is_rows(const th_trace *t, const th_graph *body, const th_type *type
       reads |= th_type_same_shape(th_type_of(t, op->operands[k]), type);
       row |= of_row[op->operands[k]];
     }
-    if (th_gen_is_special(op)) return false;
+    if (th_op_is_special(op)) return false;
     if (th_op_is_reduction(op)) {
       if (!reads || !type->rank || !th_gen_reduces(t->context, op, type->rank - 1)) return false;
       if (!first) first = op;

@@ -4,20 +4,6 @@
 
 #include "executors/cpu/cpu.h"
 
-bool th_gen_is_special(const th_op *op) {
-  switch (op->kind) {
-    case TH_OP_argmax: case TH_OP_argmin: case TH_OP_cumsum: case TH_OP_window_max: case TH_OP_scatter_add: case TH_OP_scatter_add_along: case TH_OP_scatter_along:
-      return true;
-    default: return false;
-  }
-}
-
-static uint32_t result_of(th_gen *g, th_value v) { /* which result of the fusion a body value is */
-  for (uint32_t k = 0; k < g->body->n_outputs; k++)
-    if (g->body->outputs[k] == v) return k;
-  return TH_NONE;
-}
-
 static void put(th_gen *g, th_value v, const char *const *index, const char *name) {
   for (uint32_t k = 0; k < g->body->n_outputs; k++)
     if (g->body->outputs[k] == v) th_gen_store(g, k, index, name);
@@ -107,7 +93,7 @@ static void copy_operand(th_gen *g, const th_op *op) {
 
 static void change(th_gen *g, const th_op *op, const char *const *index, const char *e, bool add) {
   th_value v = op->result;
-  uint32_t k = result_of(g, v);
+  uint32_t k = th_gen_output_of(g, v);
   const th_type *type = th_type_of(g->t, v);
   const char *offset = th_gen_name(g, "q"), *p = th_arena_printf(g->a, "o%u", k);
   if (k == TH_NONE) return;
@@ -161,7 +147,7 @@ static void scatter_elements(th_gen *g, const th_op *op) {
   th_gen_forget(g, mark);
 }
 
-void th_gen_special(th_gen *g, const th_op *op) {
+void th_cpu_special(th_gen *g, const th_op *op) {
   switch (op->kind) {
     case TH_OP_argmax: case TH_OP_argmin: arg_extreme(g, op); break;
     case TH_OP_cumsum: running_sum(g, op); break;

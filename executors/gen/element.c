@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "executors/cpu/cpu.h"
+#include "executors/gen/gen.h"
 
 void th_gen_fail(th_gen *g, th_status status) {
   if (g->status) th_status_free(status);
@@ -54,13 +54,15 @@ void th_gen_close(th_gen *g) {
 
 const char *th_gen_name(th_gen *g, const char *prefix) { return th_arena_printf(g->a, "%s%u", prefix, g->next++); }
 
+static const char *size_text(th_gen *g, size_t k) { return th_arena_printf(g->a, strcmp(g->size_text, "n%zu") ? "sizes[%zu]" : "n%zu", k); }
+
 const char *th_gen_dim(th_gen *g, th_dim dim) {
   int64_t value;
   if (th_dim_is_const(g->c, dim, &value)) return th_arena_printf(g->a, "%" PRId64, value);
   size_t k = 0;
   while (k < g->n_sizes && g->sizes[k] != dim) k++;
   if (k == g->n_sizes) TH_PUSH(g->a, g->sizes, g->n_sizes, g->sizes_capacity, dim);
-  return th_arena_printf(g->a, "sizes[%zu]", k);
+  return size_text(g, k);
 }
 
 const char *th_gen_ctype(th_dtype dtype) {
@@ -101,8 +103,22 @@ const char *th_gen_linear(th_gen *g, const th_dim *dims, uint32_t rank, const ch
 
 const char *th_gen_for(th_gen *g, const char *prefix, th_dim size) {
   const char *i = th_gen_name(g, prefix), *n = th_gen_dim(g, size);
-  th_gen_open(g, "for (int64_t %s = 0; %s < %s; %s++)", i, i, n, i);
+  th_gen_open(g, "for (%s %s = 0; %s < %s; %s++)", g->index_type, i, i, n, i);
   return i;
+}
+
+bool th_op_is_special(const th_op *op) {
+  switch (op->kind) {
+    case TH_OP_argmax: case TH_OP_argmin: case TH_OP_cumsum: case TH_OP_window_max: case TH_OP_scatter_add: case TH_OP_scatter_add_along: case TH_OP_scatter_along:
+      return true;
+    default: return false;
+  }
+}
+
+uint32_t th_gen_output_of(const th_gen *g, th_value v) {
+  for (uint32_t k = 0; k < g->body->n_outputs; k++)
+    if (g->body->outputs[k] == v) return k;
+  return TH_NONE;
 }
 
 bool th_op_is_reduction(const th_op *op) { return op->kind >= TH_OP_reduce_sum && op->kind <= TH_OP_reduce_all; }
@@ -121,13 +137,13 @@ static const char *joined(th_gen *g, const th_type *type, const char *const *ind
   return th_strbuf_text(&s);
 }
 
-static const char *remember(th_gen *g, th_value v, const char *index, const char *name) {
+const char *th_gen_remember(th_gen *g, th_value v, const char *index, const char *name) {
   th_memo memo = {v, index, name};
   TH_PUSH(g->a, g->memos, g->n_memos, g->memos_capacity, memo);
   return name;
 }
 
-static const char *variable(th_gen *g, th_dtype dtype, const char *text) {
+const char *th_gen_variable(th_gen *g, th_dtype dtype, const char *text) {
   const char *name = th_gen_name(g, "v");
   th_gen_line(g, "const %s %s = %s;", th_gen_ctype(dtype), name, text);
   return name;
@@ -156,12 +172,12 @@ static const char *constant(th_gen *g, const th_op *op, th_dtype dtype) {
   return th_arena_printf(g->a, "((%s)INT64_C(%" PRId64 "))", th_gen_ctype(dtype), i);
 }
 
-static const char *load_input(th_gen *g, uint32_t k, const char *const *index) {
+const char *th_gen_load(th_gen *g, uint32_t k, const char *const *index) {
   th_value v = g->op->operands[k];
   const th_type *type = &g->t->values[v].type;
   const char *p = th_arena_printf(g->a, "p%u", k);
   const char *offset = g->flat && type->rank ? g->flat : th_gen_offset(g, type, g->t->values[v].strides, index);
-  return variable(g, type->dtype, th_gen_load_text(g, type->dtype, p, offset));
+  return th_gen_variable(g, type->dtype, th_gen_load_text(g, type->dtype, p, offset));
 }
 
 static const char *call1(th_gen *g, const char *f32, const char *f64, th_dtype dtype, const char *x) {
@@ -244,95 +260,6 @@ const char *th_gen_reduce_step(th_gen *g, th_op_kind kind, th_dtype dtype, const
   }
 }
 
-const char *th_gen_reduce_clause(th_op_kind kind, th_dtype dtype) {
-  if (kind == TH_OP_reduce_sum) return dtype == TH_DTYPE_bool ? "|" : "+";
-  if (kind == TH_OP_reduce_prod) return "*";
-  if (kind == TH_OP_reduce_max) return th_dtype_is_float(dtype) ? "thmax" : "max";
-  if (kind == TH_OP_reduce_min) return th_dtype_is_float(dtype) ? "thmin" : "min";
-  return kind == TH_OP_reduce_any ? "|" : "&";
-}
-
-bool th_gen_adds_in_blocks(th_gen *g, const th_op *op, int64_t most) {
-  const th_type *type = th_type_of(g->t, op->operands[0]);
-  int64_t n = 1, size;
-  if (op->kind != TH_OP_reduce_sum || strcmp(th_gen_ctype(type->dtype), "float")) return false;
-  for (uint32_t i = 0; i < type->rank; i++) {
-    if (!th_gen_reduces(g->c, op, i)) continue;
-    if (!th_dim_is_const(g->c, type->dims[i], &size) || size > most) return true;
-    n = n * size > most ? most + 1 : n * size;
-  }
-  return n > most;
-}
-
-/* A loop around vectorized ones that gcc must not take apart: what it unrolls before it vectorizes, it does not vectorize. */
-static void keep_loop(th_gen *g) { th_gen_line(g, "#pragma GCC unroll 1"); }
-
-static void open_blocks(th_gen *g, const char *n, int64_t block, const char **from, const char **to) {
-  const char *b = *from = th_gen_name(g, "b"), *e = *to = th_gen_name(g, "e");
-  keep_loop(g);
-  th_gen_open(g, "for (int64_t %s = 0; %s < %s; %s += %" PRId64 ")", b, b, n, b, block);
-  th_gen_line(g, "const int64_t %s = %s - %s < %" PRId64 " ? %s : %s + %" PRId64 ";", e, n, b, block, n, b, block);
-}
-
-const char *th_gen_blocks(th_gen *g, th_dim size, int64_t block) {
-  const char *from, *to, *i = th_gen_name(g, "k");
-  open_blocks(g, th_gen_dim(g, size), block, &from, &to);
-  th_gen_open(g, "for (int64_t %s = %s; %s < %s; %s++)", i, from, i, to, i);
-  return i;
-}
-
-static const char *reduction(th_gen *g, const th_op *op, const char *const *index) {
-  enum { BLOCK = 512 }; /* elements; each lane of a vector of 8 adds 64 of them in f32, and the sums of blocks are added in f64 */
-  const th_type *type = th_type_of(g->t, op->operands[0]);
-  const char *inner[TH_MAX_RANK], *acc = th_gen_name(g, "a"), *sum = NULL, *from = "0", *to = NULL;
-  uint32_t last = TH_NONE, open = 0;
-  const char *flat = g->flat;
-  int64_t size;
-  g->flat = NULL;
-  if (th_gen_adds_in_blocks(g, op, BLOCK)) sum = th_gen_name(g, "a");
-  if (sum) th_gen_line(g, "double %s = 0;", sum);
-  else th_gen_line(g, "%s %s = %s;", th_gen_ctype(type->dtype), acc, th_gen_reduce_start(op->kind, type->dtype));
-  for (uint32_t i = 0, kept = 0; i < type->rank; i++)
-    if (th_gen_reduces(g->c, op, i)) last = i;
-    else inner[i] = index[kept++];
-  size_t mark = th_gen_mark(g);
-  for (uint32_t i = 0; i < type->rank && last != TH_NONE; i++)
-    if (th_gen_reduces(g->c, op, i) && i != last) {
-      if (sum) keep_loop(g);
-      inner[i] = th_gen_for(g, "k", type->dims[i]);
-      open++;
-    }
-  if (last != TH_NONE) to = th_gen_dim(g, type->dims[last]);
-  if (sum && !(th_dim_is_const(g->c, type->dims[last], &size) && size <= BLOCK)) {
-    open_blocks(g, to, BLOCK, &from, &to);
-    open++;
-  }
-  th_strbuf before = g->s;
-  g->s = th_strbuf_make(g->a);
-  if (last != TH_NONE) {
-    g->indent++;
-    inner[last] = th_gen_name(g, "k");
-  }
-  const char *x = th_gen_element(g, op->operands[0], inner);
-  th_gen_line(g, "%s", th_gen_reduce_step(g, op->kind, type->dtype, acc, x));
-  if (last != TH_NONE) g->indent--;
-  const char *text = th_strbuf_text(&g->s);
-  g->s = before;
-  bool simd = !strstr(text, "#pragma"); /* a simd region must not hold another one */
-  if (sum) th_gen_line(g, "%s %s = 0;", simd ? "float" : "double", acc);
-  if (last != TH_NONE) {
-    if (simd) th_gen_line(g, "#pragma omp simd reduction(%s : %s)", th_gen_reduce_clause(op->kind, type->dtype), acc);
-    th_gen_open(g, "for (int64_t %s = %s; %s < %s; %s++)", inner[last], from, inner[last], to, inner[last]);
-  }
-  th_strbuf_add(&g->s, text);
-  if (last != TH_NONE) th_gen_close(g);
-  if (sum) th_gen_line(g, "%s += %s;", sum, acc);
-  while (open--) th_gen_close(g);
-  th_gen_forget(g, mark);
-  g->flat = flat;
-  return sum ? variable(g, type->dtype, th_arena_printf(g->a, "(float)%s", sum)) : acc;
-}
-
 /* ---- index maps ---- */
 
 static const char *reshaped(th_gen *g, const th_op *op, const char *const *index) {
@@ -351,11 +278,11 @@ static const char *reshaped(th_gen *g, const th_op *op, const char *const *index
   }
   if (i == from->rank) return th_gen_element(g, x, inner);
   const char *rest = th_gen_name(g, "q");
-  th_gen_line(g, "int64_t %s = %s;", rest, th_gen_linear(g, to->dims, to->rank, index));
+  th_gen_line(g, "%s %s = %s;", g->index_type, rest, th_gen_linear(g, to->dims, to->rank, index));
   for (i = from->rank; i-- > 0;) {
     const char *name = th_gen_name(g, "q");
-    if (i) th_gen_line(g, "const int64_t %s = %s %% %s; %s /= %s;", name, rest, th_gen_dim(g, from->dims[i]), rest, th_gen_dim(g, from->dims[i]));
-    else th_gen_line(g, "const int64_t %s = %s;", name, rest);
+    if (i) th_gen_line(g, "const %s %s = %s %% %s; %s /= %s;", g->index_type, name, rest, th_gen_dim(g, from->dims[i]), rest, th_gen_dim(g, from->dims[i]));
+    else th_gen_line(g, "const %s %s = %s;", g->index_type, name, rest);
     inner[i] = name;
   }
   return th_gen_element(g, x, inner);
@@ -363,7 +290,7 @@ static const char *reshaped(th_gen *g, const th_op *op, const char *const *index
 
 static const char *integer(th_gen *g, const char *text) {
   const char *name = th_gen_name(g, "q");
-  th_gen_line(g, "const int64_t %s = %s;", name, text);
+  th_gen_line(g, "const %s %s = %s;", g->index_type, name, text);
   return name;
 }
 
@@ -424,7 +351,7 @@ static const char *checked_index(th_gen *g, th_value indices, const char *const 
   const char *q = th_gen_name(g, "q");
   th_gen_line(g, "int64_t %s = %s;", q, i);
   th_gen_line(g, "if ((uint64_t)%s >= (uint64_t)%s) { th_bad |= 1; %s = 0; }", q, n, q);
-  return remember(g, indices, where, q);
+  return th_gen_remember(g, indices, where, q);
 }
 
 static const char *taken(th_gen *g, const th_op *op, const char *const *index) {
@@ -556,28 +483,28 @@ const char *th_gen_element(th_gen *g, th_value v, const char *const *index) {
   for (size_t i = g->n_memos; i-- > 0;)
     if (g->memos[i].value == v && !strcmp(g->memos[i].index, where)) return g->memos[i].name;
   const th_op *op = g->t->values[v].def;
-  if (!op) return remember(g, v, where, load_input(g, g->t->values[v].index, index));
+  if (!op) return th_gen_remember(g, v, where, g->load(g, g->t->values[v].index, index));
   if (op->kind == TH_OP_const) return constant(g, op, type->dtype);
   if (op->kind == TH_OP_iota) {
     int64_t dim = th_attr_int(op, g->c, "dim");
-    return remember(g, v, where, variable(g, type->dtype, th_arena_printf(g->a, "(%s)%s", th_gen_ctype(type->dtype), index[dim])));
+    return th_gen_remember(g, v, where, th_gen_variable(g, type->dtype, th_arena_printf(g->a, "(%s)%s", th_gen_ctype(type->dtype), index[dim])));
   }
-  if (op->kind == TH_OP_rank) return remember(g, v, where, variable(g, type->dtype, "context->rank"));
+  if (op->kind == TH_OP_rank) return th_gen_remember(g, v, where, th_gen_variable(g, type->dtype, "context->rank"));
   if (op->kind == TH_OP_uniform) {
     const char *seed = th_gen_element(g, op->operands[0], NULL), *offset = th_gen_element(g, op->operands[1], NULL);
-    return remember(g, v, where, variable(g, type->dtype, th_arena_printf(g->a, "%s((uint64_t)%s, (uint64_t)%s, %s, (uint64_t)(%s))", type->dtype == TH_DTYPE_f64 ? "th_uniform" : "th_uniform_f",
+    return th_gen_remember(g, v, where, th_gen_variable(g, type->dtype, th_arena_printf(g->a, "%s((uint64_t)%s, (uint64_t)%s, %s, (uint64_t)(%s))", type->dtype == TH_DTYPE_f64 ? "th_uniform" : "th_uniform_f",
                                          seed, offset, th_gen_dim(g, th_attr_get(op, "tag")->i), th_gen_linear(g, type->dims, type->rank, index))));
   }
-  if (th_op_is_reduction(op)) return remember(g, v, where, reduction(g, op, index));
+  if (th_op_is_reduction(op)) return th_gen_remember(g, v, where, g->reduce(g, op, index));
   if (th_op_spec_get(op->kind)->traits & TH_POINTWISE) {
     const char *x[3];
     for (uint32_t i = 0; i < op->n_operands; i++) x[i] = th_gen_element(g, op->operands[i], index);
     const char *text = pointwise(g, op, x);
-    if (text) return remember(g, v, where, variable(g, type->dtype, text));
+    if (text) return th_gen_remember(g, v, where, th_gen_variable(g, type->dtype, text));
   }
   const char *name = mapped(g, op, index);
-  if (name) return remember(g, v, where, name);
-  th_gen_fail(g, TH_ERROR(UNIMPLEMENTED, "cpu: op %s cannot stand in a generated kernel", th_op_name(op->kind)));
+  if (name) return th_gen_remember(g, v, where, name);
+  th_gen_fail(g, TH_ERROR(UNIMPLEMENTED, "op %s cannot stand in a generated kernel", th_op_name(op->kind)));
   return "0";
 }
 
