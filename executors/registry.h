@@ -7,7 +7,10 @@
 /* By name; NULL when there is none. */
 const th_executor *th_executor_find(const char *name);
 
-/* Options of a compile where nothing else is said: forward, one rank, all executors of this build, one thread. */
+/* The executors that a compile for the target has where none are named, in order of priority. */
+void th_executors_of(const th_target *target, const th_executor *const **out, uint32_t *out_n);
+
+/* Options of a compile where nothing else is said: forward, one rank, the cpu's executors, one thread. */
 th_options th_options_default(void);
 
 #endif

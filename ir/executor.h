@@ -10,12 +10,19 @@
 /* A kernel's function, as source. Two kernels with equal `text` are one; the name of the function in `text` is the
  * placeholder TH_KERNEL_NAME, which emit replaces. */
 #define TH_KERNEL_NAME "th_kernel_"
-typedef struct th_kernel_source {
+typedef struct th_kernel_source th_kernel_source;
+struct th_kernel_source {
   const char *text;      /* one function of the signature in executors/run/kernel.h */
   uint32_t n_sizes;      /* run-time sizes the kernel reads, ... */
   const th_dim *sizes;   /* ... as expressions of the trace (instr_ints of its instruction) */
-  uint32_t n_scratch;    /* reserved: 0 */
-} th_kernel_source;
+  /* Kernels of a device: their launch, and the kernel that is run after this one on the same buffers. threads 0: a host's. */
+  th_dim grid[2];        /* blocks */
+  uint32_t threads, shared; /* of a block; bytes of its dynamic shared memory */
+  const th_kernel_source *next;
+};
+
+/* A program over numbers in host memory, as executors/scalar.h defines it. Arena memory. */
+typedef struct th_scalar_program { size_t n_ints, n_floats; th_dim *ints; double *floats; } th_scalar_program;
 
 /* A call of the runtime's function table (executors/run/library.h). Its operands and results are the op's. */
 typedef struct th_library_call {
@@ -24,6 +31,9 @@ typedef struct th_library_call {
   const th_dim *ints;    /* as library.h defines for the function */
   double alpha, beta;
 } th_library_call;
+
+typedef struct th_binary { uint8_t *bytes; size_t size; } th_binary;
+enum { TH_MAX_PARTS = 32 };
 
 struct th_executor {
   const char *name; /* "cpu" */
@@ -46,13 +56,25 @@ struct th_executor {
   bool (*in_place)(const th_trace *trace, const th_op *op, uint32_t operand, uint32_t result);
   /* The kernel of a fusion or launch op, with the strides standing on its operands and results. */
   th_status (*emit)(const th_options *options, const th_trace *trace, const th_op *op, th_kernel_source *out);
+  /* Executors of numbers in host memory (not of kernels): a fusion or launch as a program of the runtime's. NULL: emit is used. */
+  th_status (*scalars)(const th_options *options, const th_trace *trace, const th_op *op, th_scalar_program *out);
   /* Text before the kernels of a module (helpers, includes). */
   const char *(*prelude)(const th_options *options);
-  /* Compiles a module's source to code: `prelude`, then `n` kernels that know nothing of one another, so that parts of them may be
-   * compiled side by side. `*out` is arena memory. UNAVAILABLE, with the compiler's last lines, when the host compiler fails or
-   * is missing; `kind` is Module.kind ("elf-so"). */
-  th_status (*compile)(const th_options *options, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, uint8_t **out,
-                       size_t *out_size, const char **out_kind);
+  /* Compiles `prelude` and `n` kernels that know nothing of one another to one or more modules. `parts` has room for TH_MAX_PARTS,
+   * part_of[k] gets the part of kernel k; code is arena memory. UNAVAILABLE, with the compiler's last lines, when the compiler fails
+   * or is missing; `kind` is Module.kind ("elf-so"). */
+  th_status (*compile)(const th_options *options, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, th_binary *parts,
+                       size_t *out_n_parts, uint32_t *part_of, const char **out_kind);
+
+  /* Bytes of the device's memory that a fusion or library op wants for itself while it runs, its layout known. NULL: none. */
+  th_dim (*scratch)(const th_options *options, const th_trace *trace, const th_op *op);
+  /* What a library call is prepared with (Plan.instr_blob); *out NULL: nothing. NULL: never anything. Arena memory. */
+  th_status (*prepare)(const th_options *options, const th_trace *trace, const th_op *op, th_arena *arena, th_binary *out, const char **out_kind);
+  /* Beyond one domain with reductions of rows, or of columns that nobody else needs, what the kernels can be. */
+  bool spreads;  /* values of the whole domain may follow a reduction of everything in its kernel */
+  bool keeps;    /* reductions of columns and of everything may stand beside results of the domain, and several of them in one kernel */
+  /* Can a kernel reduce rows as `rows` does and columns as `columns` does (of one domain)? NULL: no. */
+  bool (*mixes)(const th_options *options, const th_trace *trace, const th_op *rows, const th_op *columns);
 };
 
 /* Appends the library op for `call` to graph 0 of `trace`; `body` is the graph it computes. */

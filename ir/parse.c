@@ -227,6 +227,7 @@ static placed value_info(parser *p) {
   if (accept(p, "borrowed(")) v.place = TH_PLACE_BORROWED, v.index = index_below(p, UINT32_MAX, "place");
   else if (accept(p, "escaping(")) v.place = TH_PLACE_ESCAPING, v.index = index_below(p, UINT32_MAX, "place");
   else if (accept(p, "arena(")) v.place = TH_PLACE_ARENA, v.offset = dim(p);
+  else if (accept(p, "staged(")) v.place = TH_PLACE_STAGED, v.offset = dim(p);
   else if (accept(p, "constant(")) v.place = TH_PLACE_CONSTANT;
   else if (accept(p, "alias(")) {
     expect(p, "%");

@@ -15,10 +15,15 @@ typedef struct th_group { /* compile.proto, Group */
 } th_group;
 
 typedef struct th_target {
-  const char *name;     /* "cpu" */
-  const char *arch;     /* "x86-64-v3" */
+  const char *name;     /* "cpu", "cuda" */
+  const char *arch;     /* "x86-64-v3"; "sm_90", "simt" (CUDA kernels run by the host, for tests) */
   uint32_t threads;     /* of a rank */
   uint64_t memory;      /* bytes; 0 unknown */
+  uint32_t sms;         /* multiprocessors of a GPU; 0 unknown */
+  uint64_t shared;      /* bytes of shared memory that a block may have; 0 unknown */
+  uint64_t l2;          /* bytes of its L2 cache; 0 unknown */
+  uint32_t n_libraries;
+  const char *const *libraries; /* "cudnn=9.19.0": versions found in the rank */
 } th_target;
 
 typedef struct th_executor th_executor; /* ir/executor.h */
@@ -40,6 +45,10 @@ typedef struct th_options { /* what a compile is asked for, decoded (compile.pro
   const char *const *disabled; /* passes that are left out (tests, debugging) */
   th_target target;
 } th_options;
+
+static inline bool th_target_is_cuda(const th_options *options) { return options->target.name[0] == 'c' && options->target.name[1] == 'u'; }
+/* Plan.device: where its memory is (DLPack's numbers). */
+static inline uint32_t th_target_device(const th_options *options) { return th_target_is_cuda(options) && options->target.arch[1] == 'm' ? 2 : 1; }
 
 typedef th_status (*th_pass_run)(const th_options *options, const th_trace *in, th_trace **out);
 typedef struct th_pass {

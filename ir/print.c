@@ -43,7 +43,7 @@ static void print_type(printer *p, const th_type *type) {
 }
 
 static void print_value_info(printer *p, th_value v) {
-  static const char *const places[] = {"", "borrowed", "escaping", "arena", "constant", "alias"};
+  static const char *const places[] = {"", "borrowed", "escaping", "arena", "constant", "alias", "staged"};
   const th_value_info *i = &p->t->values[v];
   print_type(p, &i->type);
   if (i->strides) {
@@ -55,7 +55,7 @@ static void print_value_info(printer *p, th_value v) {
   th_strbuf_printf(&p->s, " %s(", places[i->place]);
   if (i->place == TH_PLACE_ALIAS) th_strbuf_printf(&p->s, "%%%u + ", p->number[i->place_index]);
   if (i->place == TH_PLACE_BORROWED || i->place == TH_PLACE_ESCAPING) th_strbuf_printf(&p->s, "%u", i->place_index);
-  if (i->place == TH_PLACE_ALIAS || i->place == TH_PLACE_ARENA) th_dim_print(p->c, i->place_offset, &p->s);
+  if (i->place == TH_PLACE_ALIAS || i->place == TH_PLACE_ARENA || i->place == TH_PLACE_STAGED) th_dim_print(p->c, i->place_offset, &p->s);
   th_strbuf_add(&p->s, ")");
 }
 

@@ -53,7 +53,8 @@ typedef struct th_op {
 } th_op;
 
 typedef enum th_place {
-  TH_PLACE_NONE, TH_PLACE_BORROWED, TH_PLACE_ESCAPING, TH_PLACE_ARENA, TH_PLACE_CONSTANT, TH_PLACE_ALIAS
+  TH_PLACE_NONE, TH_PLACE_BORROWED, TH_PLACE_ESCAPING, TH_PLACE_ARENA, TH_PLACE_CONSTANT, TH_PLACE_ALIAS,
+  TH_PLACE_STAGED /* in host memory, made before anything runs on the device, which has a copy */
 } th_place;
 
 typedef struct th_value_info {
@@ -65,7 +66,7 @@ typedef struct th_value_info {
   const th_dim *strides; /* (rank), elements; NULL below level 3 */
   th_place place;      /* level 4 */
   uint32_t place_index;/* BORROWED input, ESCAPING output slot, ALIAS: the value it lies in */
-  th_dim place_offset; /* bytes; valid when place is ARENA or ALIAS */
+  th_dim place_offset; /* bytes; valid when place is ARENA, STAGED or ALIAS */
 } th_value_info;
 
 typedef struct th_graph {

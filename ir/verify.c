@@ -96,6 +96,16 @@ static th_status check_attrs(const verifier *v) {
   return TH_OK;
 }
 
+/* Numbers that are computed from numbers in host memory may be there too (pass `host`). */
+static bool stays_on_host(const verifier *v, const th_op *op) {
+  if (!(th_op_spec_get(op->kind)->traits & TH_POINTWISE)) return false;
+  for (uint32_t k = 0; k < op->n_operands; k++) {
+    const th_value_info *x = &v->t->values[op->operands[k]];
+    if (!x->type.host && !(x->def && x->def->kind == TH_OP_const)) return false;
+  }
+  return !th_type_of(v->t, op->result)->rank;
+}
+
 static th_status check_types(const verifier *v) {
   const th_op *op = v->op;
   uint32_t n = 0;
@@ -105,7 +115,7 @@ static th_status check_types(const verifier *v) {
   if (n != op->n_results) return BAD(v, "%u results, its rule makes %u", op->n_results, n);
   for (uint32_t i = 0; i < n; i++) {
     const th_type *is = th_type_of(v->t, op->result + i);
-    bool crosses = op->kind == TH_OP_copy; /* how values come into host memory and out of it */
+    bool crosses = op->kind == TH_OP_copy || (is->host && stays_on_host(v, op)); /* how values come into host memory and out of it */
     if (is->weak != types[i].weak || (is->host != types[i].host && !crosses))
       return BAD(v, "result %u is%s%s; its rule makes one that is%s%s", i, is->weak ? " weak" : " not weak", is->host ? " in host memory" : "", types[i].weak ? " weak" : " not weak", types[i].host ? " in host memory" : "");
     if (is->dtype != types[i].dtype || !th_type_same_shape(is, &types[i]))

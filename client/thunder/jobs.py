@@ -58,13 +58,17 @@ _arch = None
 def target():
     global _arch
     _arch = _arch or arch()
+    forced = os.environ.get("THUNDER_TARGET")  # "cuda:simt": CUDA's kernels on the host, for tests
+    if forced:
+        name, _, of = forced.partition(":")
+        return wire.Target(name=name, arch=of, threads=torch.get_num_threads())
     return wire.Target(name="cpu", arch=_arch, threads=torch.get_num_threads())
 
 
-def options(mode, executors=None, disabled_passes=(), world=1, train_step=None, deterministic=None):
+def options(on, mode, executors=None, disabled_passes=(), world=1, train_step=None, deterministic=None):
     if executors is None:
-        executors = [name for name in os.environ.get("THUNDER_EXECUTORS", "cpu").split(",") if name]
-    if not executors:
+        executors = [name for name in os.environ.get("THUNDER_EXECUTORS", "" if on.name == "cuda" else "cpu").split(",") if name]
+    if not executors and (on.name != "cuda" or "THUNDER_EXECUTORS" in os.environ):
         raise CompileError("there is no executor to compile for: executors=() or an empty THUNDER_EXECUTORS; this version has \"cpu\"", "INVALID_ARGUMENT")
     o = wire.Options(mode=mode, executors=list(executors), world=world)
     o.deterministic = torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
@@ -78,8 +82,8 @@ class Job:
     """One compile: its bytes, and after `run` the loaded program."""
 
     def __init__(self, encoded, mode, **kinds):
-        self.encoded = encoded
-        self.message = wire.CompileJob(version=1, trace=encoded.trace_bytes, options=options(mode, **kinds), target=target(),
+        self.encoded, on = encoded, target()
+        self.message = wire.CompileJob(version=1, trace=encoded.trace_bytes, options=options(on, mode, **kinds), target=on,
                                        compiler=daemon.build_id())
         self.bytes = self.message.SerializeToString(deterministic=True)
         self.digest = daemon.digest(self.bytes)

@@ -50,6 +50,25 @@ static th_status train_step(th_arena *a, const Thunder__Wire__TrainStep *m, th_o
   return TH_OK;
 }
 
+/* Those named, in that order; numbers in host memory are always the host's. */
+static th_status executors_of(th_arena *a, const Thunder__Wire__Options *m, th_options *o) {
+  if (!m->n_executors) {
+    th_executors_of(&o->target, &o->executors, &o->n_executors);
+    return TH_OK;
+  }
+  const th_executor **executors = TH_ARENA_ARRAY(a, const th_executor *, m->n_executors + 1);
+  bool host = false;
+  for (size_t i = 0; i < m->n_executors; i++) {
+    if (!(executors[i] = th_executor_find(m->executors[i])))
+      return TH_ERROR(NOT_FOUND, "executor \"%s\" is not known to this compiler; it has \"cpu\", \"cuda\", \"cublaslt\", \"cudnn\", \"host\"", m->executors[i]);
+    host |= !strcmp(m->executors[i], "host");
+  }
+  o->n_executors = (uint32_t)m->n_executors;
+  if (th_target_is_cuda(o) && !host) executors[o->n_executors++] = th_executor_find("host");
+  o->executors = executors;
+  return TH_OK;
+}
+
 static th_status options_of(th_arena *a, const Thunder__Wire__CompileJob *job, th_options *o) {
   static const char *const modes[] = {"forward", "forward_backward", "train_step"};
   const Thunder__Wire__Options *m = job->options;
@@ -63,14 +82,6 @@ static th_status options_of(th_arena *a, const Thunder__Wire__CompileJob *job, t
   o->bucket_bytes = m->bucket_bytes;
   o->n_disabled = (uint32_t)m->n_disabled_passes;
   o->disabled = (const char *const *)m->disabled_passes;
-  if (m->n_executors) {
-    const th_executor **executors = TH_ARENA_ARRAY(a, const th_executor *, m->n_executors);
-    for (size_t i = 0; i < m->n_executors; i++)
-      if (!(executors[i] = th_executor_find(m->executors[i])))
-        return TH_ERROR(NOT_FOUND, "executor \"%s\" is not known to this compiler; it has \"cpu\"", m->executors[i]);
-    o->n_executors = (uint32_t)m->n_executors;
-    o->executors = executors;
-  }
   if (m->precision && *m->precision && strcmp(m->precision, "f32"))
     return TH_ERROR(UNIMPLEMENTED, "precision \"%s\" is not known to this compiler; autocast regions of the trace say it", m->precision);
   if (o->mode == TH_MODE_TRAIN_STEP) {
@@ -83,9 +94,14 @@ static th_status options_of(th_arena *a, const Thunder__Wire__CompileJob *job, t
     if (t->arch) o->target.arch = t->arch;
     if (t->has_threads && t->threads) o->target.threads = t->threads;
     o->target.memory = t->memory;
+    o->target.sms = t->sms;
+    o->target.shared = t->shared;
+    o->target.l2 = t->l2;
+    o->target.n_libraries = (uint32_t)t->n_library;
+    o->target.libraries = (const char *const *)t->library;
   }
-  if (strcmp(o->target.name, "cpu")) return TH_ERROR(UNIMPLEMENTED, "target \"%s\": this compiler makes code for cpu", o->target.name);
-  return TH_OK;
+  if (strcmp(o->target.name, "cpu") && strcmp(o->target.name, "cuda")) return TH_ERROR(UNIMPLEMENTED, "target \"%s\": this compiler makes code for cpu and cuda", o->target.name);
+  return executors_of(a, m, o);
 }
 
 th_status th_compile_options(th_context *context, const uint8_t *bytes, size_t size, th_options *out, th_trace **out_trace) {

@@ -11,8 +11,8 @@ extern const th_executor th_executor_cpu;
 /* Text before the kernels of a module. */
 extern const char th_cpu_prelude[];
 /* executor.h, compile. */
-th_status th_cpu_compile(const th_options *options, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, uint8_t **out,
-                         size_t *out_size, const char **out_kind);
+th_status th_cpu_compile(const th_options *options, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, th_binary *parts,
+                         size_t *out_n_parts, uint32_t *part_of, const char **out_kind);
 
 /* ---- codegen.c and special.c ---- */
 

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "executors/cpu/cpu.h"
+#include "executors/cpu/host_compiler.h"
 #include "ir/base/strbuf.h"
 
 extern char **environ;
@@ -122,34 +123,42 @@ static const char **share_out(th_arena *arena, const char *prelude, const char *
   return sources;
 }
 
-static th_status build(const th_options *options, th_arena *arena, const char *folder, const char *const *sources, size_t parts, const char *so) {
-  const char *named = getenv("THUNDER_CC"), *arch = options->target.arch;
-  char *cc = (char *)(named && *named ? named : "cc");
-  char *march = th_arena_printf(arena, "-march=%s", arch && *arch ? !strcmp(arch, "aarch64") ? "armv8.2-a" : arch : "x86-64-v3");
-  char *wide = !strcmp(march, "-march=x86-64-v4") ? "-mprefer-vector-width=512" : "-O3";
+static th_status build(const th_host_compiler *cc, th_arena *arena, const char *folder, const char *const *sources, size_t parts, const char *so) {
   command commands[MOST_PARTS] = {{0}}, link = {.log = th_arena_printf(arena, "%s/log", folder)};
-  char *linked[MOST_PARTS + 7] = {cc, "-shared", "-fopenmp", "-o", (char *)so};
-  size_t n_linked = 5;
+  const char **linked = TH_ARENA_ARRAY(arena, const char *, MOST_PARTS + 32);
+  size_t n_linked = 0;
   th_status status = TH_OK;
+  linked[n_linked++] = cc->name;
+  linked[n_linked++] = "-shared";
+  linked[n_linked++] = "-o";
+  linked[n_linked++] = so;
   for (size_t p = 0; p < parts && !status; p++) {
     command *c = &commands[p];
-    *c = (command){.in = th_arena_printf(arena, "%s/k%zu.c", folder, p), .out = th_arena_printf(arena, "%s/k%zu.o", folder, p), .log = th_arena_printf(arena, "%s/log%zu", folder, p)};
+    *c = (command){.in = th_arena_printf(arena, "%s/k%zu.%s", folder, p, cc->suffix), .out = th_arena_printf(arena, "%s/k%zu.o", folder, p), .log = th_arena_printf(arena, "%s/log%zu", folder, p)};
     status = write_file(c->in, sources[p], strlen(sources[p]));
     linked[n_linked++] = c->out;
     c->error = ECANCELED;
     if (status) break;
-    start(c, (char *[]){cc, "-std=gnu11", "-O3", wide, march, "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fwrapv", "-w", "-pipe", "-c", "-o", c->out, c->in, NULL});
+    const char **argv = TH_ARENA_ARRAY(arena, const char *, 32 + 6);
+    size_t n = 0;
+    argv[n++] = cc->name;
+    for (size_t i = 0; i < 24 && cc->flags[i]; i++) argv[n++] = cc->flags[i];
+    argv[n++] = "-c";
+    argv[n++] = "-o";
+    argv[n++] = c->out;
+    argv[n++] = c->in;
+    start(c, (char *const *)argv);
   }
   for (size_t p = 0; p < parts; p++) {
     if (!commands[p].in || (status && commands[p].error)) continue;
-    th_status ended = finish(arena, &commands[p], cc);
+    th_status ended = finish(arena, &commands[p], cc->name);
     if (status) th_status_free(ended);
     else status = ended;
   }
   if (!status) {
-    linked[n_linked++] = "-lm";
-    start(&link, linked);
-    status = finish(arena, &link, cc);
+    for (size_t i = 0; i < 8 && cc->libraries[i]; i++) linked[n_linked++] = cc->libraries[i];
+    start(&link, (char *const *)linked);
+    status = finish(arena, &link, cc->name);
   }
   for (size_t p = 0; p < parts && commands[p].in; p++) {
     unlink(commands[p].in);
@@ -160,17 +169,29 @@ static th_status build(const th_options *options, th_arena *arena, const char *f
   return status;
 }
 
-th_status th_cpu_compile(const th_options *options, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, uint8_t **out,
-                         size_t *out_size, const char **out_kind) {
+th_status th_host_compile(const th_host_compiler *cc, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, th_binary *out) {
   const char *tmp = getenv("TMPDIR");
   char *folder = th_arena_printf(arena, "%s/thunder-cc-%d-XXXXXX", tmp && *tmp ? tmp : "/tmp", (int)getpid());
   if (!mkdtemp(folder)) return TH_ERROR(UNAVAILABLE, "cannot make a folder %s: %s; set TMPDIR", folder, strerror(errno));
   char *so = th_arena_printf(arena, "%s/k.so", folder);
   size_t parts = part_count(kernels, n);
-  th_status status = build(options, arena, folder, share_out(arena, prelude, kernels, n, parts), parts, so);
-  if (!status) status = read_all(arena, so, out, out_size);
+  th_status status = build(cc, arena, folder, share_out(arena, prelude, kernels, n, parts), parts, so);
+  if (!status) status = read_all(arena, so, &out->bytes, &out->size);
   unlink(so);
   rmdir(folder);
-  *out_kind = "elf-so";
   return status;
+}
+
+th_status th_cpu_compile(const th_options *options, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, th_binary *modules,
+                         size_t *out_n_modules, uint32_t *module_of, const char **out_kind) {
+  const char *named = getenv("THUNDER_CC"), *arch = options->target.arch;
+  const char *march = th_arena_printf(arena, "-march=%s", arch && *arch ? !strcmp(arch, "aarch64") ? "armv8.2-a" : arch : "x86-64-v3");
+  const char *wide = !strcmp(march, "-march=x86-64-v4") ? "-mprefer-vector-width=512" : "-O3";
+  th_host_compiler cc = {.name = named && *named ? named : "cc", .suffix = "c",
+                         .flags = {"-std=gnu11", "-O3", wide, march, "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fwrapv", "-w", "-pipe"},
+                         .libraries = {"-fopenmp", "-lm"}};
+  *out_kind = "elf-so";
+  *out_n_modules = 1; /* the parts are linked */
+  memset(module_of, 0, n * sizeof *module_of);
+  return th_host_compile(&cc, arena, prelude, kernels, n, &modules[0]);
 }

@@ -363,12 +363,9 @@ void th_simt_make_thread(unsigned t) {
 #endif
 }
 
-/* Kept until the module is unloaded, for as many threads as any launch had; between launches the system may take the memory back. */
+/* Mapped for each launch: a guard page each makes them many mappings, of which a process with many modules has too few. */
 void th_simt_map_stacks() {
   const int protection = PROT_READ | PROT_WRITE, kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK;
-  if (th_simt.mapped >= blockDim.x) return;
-  if (th_simt.mapped) munmap(th_simt.stacks, th_simt.stride * th_simt.mapped);
-  th_simt.mapped = 0;
   th_simt.page = (size_t)sysconf(_SC_PAGESIZE);
   th_simt.stride = TH_SIMT_STACK + 2 * th_simt.page;
   void *base = mmap(nullptr, th_simt.stride * blockDim.x, protection, kind, -1, 0);
@@ -382,11 +379,8 @@ void th_simt_drop_stacks() {
 #ifdef TH_SIMT_ASAN
   for (unsigned t = 0; t < blockDim.x; t++) th_simt_unpoison(t);
 #endif
-  madvise(th_simt.stacks, th_simt.stride * blockDim.x, MADV_FREE);
-}
-
-__attribute__((destructor)) void th_simt_unmap_stacks() {
-  if (th_simt.mapped) munmap(th_simt.stacks, th_simt.stride * th_simt.mapped);
+  munmap(th_simt.stacks, th_simt.stride * th_simt.mapped);
+  th_simt.mapped = 0;
 }
 
 /* ---- shared memory ---- */

@@ -1,6 +1,7 @@
 /* Level 4 traces as a serialized Executable. README.md of this folder says what each instruction carries. */
 #include "executors/emit/emit.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <string.h>
 #include <time.h>
@@ -9,7 +10,7 @@
 #include "ir/passes/plan.h"
 #include "proto/plan.pb-c.h"
 
-enum { NONE = 0xffffffffu, KERNEL = 1, LIBRARY, COLLECTIVE_START, COLLECTIVE_WAIT, COPY, FILL };
+enum { NONE = 0xffffffffu, KERNEL = 1, LIBRARY, COLLECTIVE_START, COLLECTIVE_WAIT, COPY, FILL, SCALARS };
 enum { EXPR_INPUT_SIZE = 9, EXPR_INTEGER, EXPR_RANK, EXPR_WORLD };
 
 typedef struct u32s { uint32_t *at; size_t n, capacity; } u32s;
@@ -17,13 +18,16 @@ typedef struct i64s { int64_t *at; size_t n, capacity; } i64s;
 typedef struct f64s { double *at; size_t n, capacity; } f64s;
 typedef struct strings { char **at; size_t n, capacity; } strings;
 typedef struct kernel { const char *text; const th_executor *executor; } kernel;
+typedef struct blob { const char *key, *kind; th_binary code; uint32_t module; } blob;
 
 typedef struct emitter {
   const th_options *options;
   th_arena *a;
   kernel *kernels; /* distinct, over all plans */
   size_t n_kernels, kernels_capacity;
-  size_t n_launches;
+  blob *blobs;     /* of prepared library calls, likewise */
+  size_t n_blobs, blobs_capacity;
+  size_t n_launches, modules_capacity;
 } emitter;
 
 typedef struct writer { /* one plan */
@@ -32,7 +36,7 @@ typedef struct writer { /* one plan */
   th_context *c;
   th_arena *a;
   u32s expr_kind, buffer_kind, buffer_index, buffer_offset, buffer_size, tensor_dtype, tensor_buffer, tensor_offset, tensor_dims_begin, tensor_dims, tensor_strides;
-  u32s instr_kind, instr_target, instr_tensors_begin, instr_tensors, instr_outputs, instr_ints_begin, instr_ints, instr_floats_begin, instr_stream, instr_op;
+  u32s instr_kind, instr_target, instr_tensors_begin, instr_tensors, instr_outputs, instr_ints_begin, instr_ints, instr_floats_begin, instr_stream, instr_op, instr_scratch, instr_blob;
   i64s expr_a, expr_b;
   f64s instr_floats;
   strings text;
@@ -160,6 +164,7 @@ static th_status buffer_of(writer *w, th_value owner, uint32_t *out) {
       case TH_PLACE_BORROWED: *slot = 1 + add_buffer(w, 1, i->place_index, zero, bytes_of(w, w->t->graphs[0]->inputs[i->place_index])); break;
       case TH_PLACE_ESCAPING: *slot = 1 + add_buffer(w, 2, i->place_index, zero, bytes_of(w, owner)); break;
       case TH_PLACE_ARENA: *slot = 1 + add_buffer(w, 3, 0, i->place_offset, bytes_of(w, owner)); break;
+      case TH_PLACE_STAGED: *slot = 1 + add_buffer(w, 5, 0, i->place_offset, bytes_of(w, owner)); break;
       case TH_PLACE_CONSTANT: {
         ProtobufCBinaryData data;
         TH_TRY(constant_bytes(w, owner, &data));
@@ -173,9 +178,7 @@ static th_status buffer_of(writer *w, th_value owner, uint32_t *out) {
   return TH_OK;
 }
 
-static th_status add_tensor(writer *w, th_value owner, th_dim offset, const th_type *type, const th_dim *strides, uint32_t *out) {
-  uint32_t buffer;
-  TH_TRY(buffer_of(w, owner, &buffer));
+static void push_tensor(writer *w, uint32_t buffer, th_dim offset, const th_type *type, const th_dim *strides, uint32_t *out) {
   if (!w->tensor_dims_begin.n) ADD(w, tensor_dims_begin, 0);
   ADD(w, tensor_dtype, (uint32_t)th_dtype_to_wire(type->dtype));
   ADD(w, tensor_buffer, buffer);
@@ -186,6 +189,12 @@ static th_status add_tensor(writer *w, th_value owner, th_dim offset, const th_t
   }
   ADD(w, tensor_dims_begin, (uint32_t)w->tensor_dims.n);
   *out = (uint32_t)(w->tensor_dtype.n - 1);
+}
+
+static th_status add_tensor(writer *w, th_value owner, th_dim offset, const th_type *type, const th_dim *strides, uint32_t *out) {
+  uint32_t buffer;
+  TH_TRY(buffer_of(w, owner, &buffer));
+  push_tensor(w, buffer, offset, type, strides, out);
   return TH_OK;
 }
 
@@ -226,6 +235,20 @@ static uint32_t blamed(const writer *w, const th_op *op) {
   return op->origin;
 }
 
+/* The bytes that memory_plan set aside for the op while it runs. */
+static th_status scratch_of(writer *w, const th_op *op) {
+  uint32_t tensor = 0;
+  bool has = (op->kind == TH_OP_launch || op->kind == TH_OP_invoke) && !th_attr_absent(op, "scratch");
+  if (has) {
+    th_type bytes = th_type_make(w->c, TH_DTYPE_u8, &th_attr_get(op, "scratch")->ints[1], 1);
+    uint32_t buffer = add_buffer(w, 3, 0, th_attr_get(op, "scratch")->ints[0], bytes.dims[0]);
+    push_tensor(w, buffer, th_dim_const(w->c, 0), &bytes, th_contiguous_strides(w->c, bytes.dims, 1), &tensor);
+    tensor++;
+  }
+  ADD(w, instr_scratch, tensor);
+  return TH_OK;
+}
+
 static th_status begin_instr(writer *w, uint32_t kind, uint32_t target, const th_op *op, bool results) {
   if (!w->instr_tensors_begin.n) {
     ADD(w, instr_tensors_begin, 0);
@@ -237,7 +260,8 @@ static th_status begin_instr(writer *w, uint32_t kind, uint32_t target, const th
   ADD(w, instr_outputs, results ? op->n_results : 0);
   ADD(w, instr_stream, 0);
   ADD(w, instr_op, blamed(w, op));
-  return TH_OK;
+  ADD(w, instr_blob, 0);
+  return scratch_of(w, op);
 }
 
 static th_status add_tensors(writer *w, const th_op *op, bool operands, bool results) {
@@ -264,24 +288,79 @@ static th_status simple(writer *w, uint32_t kind, uint32_t target, const th_op *
   return add_tensors(w, op, operands, true);
 }
 
-static th_status launch(writer *w, const th_op *op) {
-  const th_executor *executor = th_executor_of(w->e->options, op);
-  th_kernel_source source;
-  if (!executor) return TH_ERROR(INTERNAL, "a launch without an executor");
-  th_status status = executor->emit(w->e->options, w->t, op, &source);
-  if (status) return th_status_prefix(status, "op %u", op->origin);
+/* The plan's number of the kernel with that source. */
+static uint32_t kernel_number(writer *w, const th_executor *executor, const char *text) {
   size_t k = 0, mine = 0;
-  while (k < w->e->n_kernels && (w->e->kernels[k].executor != executor || strcmp(w->e->kernels[k].text, source.text))) k++;
+  while (k < w->e->n_kernels && (w->e->kernels[k].executor != executor || strcmp(w->e->kernels[k].text, text))) k++;
   if (k == w->e->n_kernels) {
-    kernel fresh = {source.text, executor};
+    kernel fresh = {text, executor};
     TH_PUSH(w->a, w->e->kernels, w->e->n_kernels, w->e->kernels_capacity, fresh);
   }
   w->e->n_launches++;
   while (mine < w->kernel_of.n && w->kernel_of.at[mine] != k) mine++;
   if (mine == w->kernel_of.n) ADD(w, kernel_of, (uint32_t)k);
-  TH_TRY(simple(w, KERNEL, (uint32_t)mine, op, true));
-  for (uint32_t i = 0; i < source.n_sizes; i++) ADD(w, instr_ints, expr_of(w, source.sizes[i]));
+  return (uint32_t)mine;
+}
+
+/* A region of numbers in host memory: a program of the runtime's (executors/scalar.h). */
+static th_status scalars(writer *w, const th_executor *executor, const th_op *op) {
+  th_scalar_program code;
+  th_status status = executor->scalars(w->e->options, w->t, op, &code);
+  if (status) return th_status_prefix(status, "op %u", op->origin);
+  TH_TRY(simple(w, SCALARS, NONE, op, true));
+  for (size_t i = 0; i < code.n_ints; i++) ADD(w, instr_ints, expr_of(w, code.ints[i]));
+  for (size_t i = 0; i < code.n_floats; i++) ADD(w, instr_floats, code.floats[i]);
   end_instr(w);
+  return TH_OK;
+}
+
+static th_status launch(writer *w, const th_op *op) {
+  const th_executor *executor = th_executor_of(w->e->options, op);
+  th_kernel_source source;
+  if (!executor) return TH_ERROR(INTERNAL, "a launch without an executor");
+  if (executor->scalars) return scalars(w, executor, op);
+  th_status status = executor->emit(w->e->options, w->t, op, &source);
+  if (status) return th_status_prefix(status, "op %u", op->origin);
+  for (const th_kernel_source *part = &source; part; part = part->next) {
+    TH_TRY(simple(w, KERNEL, kernel_number(w, executor, part->text), op, true));
+    if (part->threads) {
+      ADD(w, instr_ints, expr_of(w, part->grid[0]));
+      ADD(w, instr_ints, expr_of(w, part->grid[1]));
+      ADD(w, instr_ints, constant_expr(w, part->threads));
+      ADD(w, instr_ints, constant_expr(w, part->shared));
+    }
+    for (uint32_t i = 0; i < part->n_sizes; i++) ADD(w, instr_ints, expr_of(w, part->sizes[i]));
+    end_instr(w);
+  }
+  return TH_OK;
+}
+
+static void layout_text(writer *w, const th_op *op, th_strbuf *s) {
+  th_strbuf_printf(s, "%s %s", op->executor, th_attr_get(op, "function")->s);
+  for (uint32_t k = 0; k < op->n_operands + op->n_results; k++) {
+    const th_value_info *i = &w->t->values[k < op->n_operands ? op->operands[k] : op->result + (k - op->n_operands)];
+    th_strbuf_printf(s, "; %s", th_dtype_name(i->type.dtype));
+    for (uint32_t d = 0; d < i->type.rank; d++) th_strbuf_printf(s, " %u:%u", i->type.dims[d], i->strides[d]);
+  }
+  const th_attr *ints = th_attr_get(op, "ints");
+  for (uint32_t k = 0; k < ints->count; k++) th_strbuf_printf(s, " %u", ints->ints[k]);
+}
+
+/* What the call is prepared with, as a module of its own; equal calls share it. */
+static th_status prepare(writer *w, const th_op *op) {
+  const th_executor *executor = th_executor_of(w->e->options, op);
+  if (!executor || !executor->prepare) return TH_OK;
+  th_strbuf key = th_strbuf_make(w->a);
+  layout_text(w, op, &key);
+  size_t k = 0;
+  while (k < w->e->n_blobs && strcmp(w->e->blobs[k].key, th_strbuf_text(&key))) k++;
+  if (k == w->e->n_blobs) {
+    blob fresh = {.key = th_strbuf_text(&key)};
+    th_status status = executor->prepare(w->e->options, w->t, op, w->a, &fresh.code, &fresh.kind);
+    if (status) return th_status_prefix(status, "op %u", op->origin);
+    TH_PUSH(w->a, w->e->blobs, w->e->n_blobs, w->e->blobs_capacity, fresh);
+  }
+  if (w->e->blobs[k].code.bytes) w->instr_blob.at[w->instr_blob.n - 1] = (uint32_t)k + 1; /* turned into module numbers by the caller */
   return TH_OK;
 }
 
@@ -292,7 +371,7 @@ static th_status invoke(writer *w, const th_op *op) {
   ADD(w, instr_floats, th_attr_float(w->c, op, "alpha"));
   ADD(w, instr_floats, th_attr_float(w->c, op, "beta"));
   end_instr(w);
-  return TH_OK;
+  return prepare(w, op);
 }
 
 static void note_collective(writer *w, const char *name, const th_op *op) { /* FNV-1a over kind, dtypes and count expressions */
@@ -419,7 +498,7 @@ static th_status write_plan(emitter *e, const th_emit_plan *in, Thunder__Wire__P
     TH_TRY(tensor_of(w, g->inputs[i], &tensor));
     TH_PUSH(a, input_tensor.at, input_tensor.n, input_tensor.capacity, tensor);
     TH_PUSH(a, input_kind.at, input_kind.n, input_kind.capacity, (uint32_t)t->inputs[i].kind);
-    TH_PUSH(a, input_flags.at, input_flags.n, input_flags.capacity, (t->inputs[i].donated ? 1u : 0) | (t->inputs[i].requires_grad ? 2u : 0));
+    TH_PUSH(a, input_flags.at, input_flags.n, input_flags.capacity, (t->inputs[i].donated ? 1u : 0) | (t->inputs[i].requires_grad ? 2u : 0) | (th_type_of(t, g->inputs[i])->host ? 4u : 0));
   }
   for (size_t i = 0; i < g->n_ops; i++) TH_TRY(emit_op(w, g->ops[i]));
   for (uint32_t o = 0; o < g->n_outputs; o++) {
@@ -435,6 +514,10 @@ static th_status write_plan(emitter *e, const th_emit_plan *in, Thunder__Wire__P
     ADD(w, instr_ints_begin, 0);
     ADD(w, instr_floats_begin, 0);
   }
+  p->has_device = 1;
+  p->device = th_target_device(w->e->options);
+  p->has_staged_size = 1;
+  p->staged_size = expr_of(w, th_plan_staged_bytes(t));
   p->has_arena_size = 1;
   p->arena_size = expr_of(w, th_plan_arena_bytes(t));
   p->has_predicted_peak = 1;
@@ -447,7 +530,7 @@ static th_status write_plan(emitter *e, const th_emit_plan *in, Thunder__Wire__P
   SET(expr_kind); SET(expr_a); SET(expr_b); SET(buffer_kind); SET(buffer_index); SET(buffer_offset); SET(buffer_size);
   SET(tensor_dtype); SET(tensor_buffer); SET(tensor_offset); SET(tensor_dims_begin); SET(tensor_dims); SET(tensor_strides);
   SET(instr_kind); SET(instr_target); SET(instr_tensors_begin); SET(instr_tensors); SET(instr_outputs); SET(instr_ints_begin); SET(instr_ints);
-  SET(instr_floats_begin); SET(instr_floats); SET(instr_stream); SET(instr_op);
+  SET(instr_floats_begin); SET(instr_floats); SET(instr_stream); SET(instr_op); SET(instr_scratch); SET(instr_blob);
 #undef SET
   p->n_symbol_value = symbols.n, p->symbol_value = symbols.at;
   p->n_equal = equal.n, p->equal = equal.at;
@@ -467,12 +550,12 @@ static th_status write_plan(emitter *e, const th_emit_plan *in, Thunder__Wire__P
   return TH_OK;
 }
 
-static const char *named_kernel(th_arena *a, const char *source, size_t number) {
+static const char *named_kernel(th_arena *a, const char *source, size_t number) { /* the name with its number, also with what is added to it */
   th_strbuf s = th_strbuf_make(a);
   size_t n = strlen(TH_KERNEL_NAME);
-  for (const char *found; (found = strstr(source, TH_KERNEL_NAME "(")); source = found + n) {
+  for (const char *found; (found = strstr(source, TH_KERNEL_NAME)); source = found + n) {
     th_strbuf_add_bytes(&s, source, (size_t)(found - source));
-    th_strbuf_printf(&s, "th_kernel_%zu", number);
+    th_strbuf_printf(&s, isalpha((unsigned char)found[n]) && !strncmp(found + n, "context", 7) ? TH_KERNEL_NAME : TH_KERNEL_NAME "%zu", number);
   }
   th_strbuf_add(&s, source);
   th_strbuf_add(&s, "\n");
@@ -485,35 +568,50 @@ static uint64_t now_ns(void) {
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* One module for each executor that has kernels. */
+static Thunder__Wire__Module *add_module(emitter *e, Thunder__Wire__Executable *x, const char *name, const char *kind, th_binary code) {
+  Thunder__Wire__Module *m = TH_ARENA_NEW(e->a, Thunder__Wire__Module);
+  thunder__wire__module__init(m);
+  m->name = (char *)name;
+  m->kind = (char *)kind;
+  m->has_code = 1;
+  m->code = (ProtobufCBinaryData){.len = code.size, .data = code.bytes};
+  TH_PUSH(e->a, x->modules, x->n_modules, e->modules_capacity, m);
+  return m;
+}
+
+/* The modules of each executor that has kernels. */
 static th_status compile_modules(emitter *e, uint32_t *module_of, Thunder__Wire__Executable *x) {
   for (size_t first = 0; first < e->n_kernels; first++) {
     const th_executor *executor = e->kernels[first].executor;
     bool seen = false;
     for (size_t k = 0; k < first; k++) seen |= e->kernels[k].executor == executor;
     if (seen) continue;
-    const char **texts = TH_ARENA_ARRAY(e->a, const char *, e->n_kernels), *prelude = executor->prelude(e->options);
-    size_t n = 0;
-    th_strbuf s = th_strbuf_make(e->a);
-    th_strbuf_add(&s, prelude);
+    const char **texts = TH_ARENA_ARRAY(e->a, const char *, e->n_kernels), *prelude = executor->prelude(e->options), *kind;
+    uint32_t *number = TH_ARENA_ARRAY(e->a, uint32_t, e->n_kernels), *part_of = TH_ARENA_ARRAY(e->a, uint32_t, e->n_kernels);
+    th_binary parts[TH_MAX_PARTS] = {0};
+    size_t n = 0, n_parts = 0;
     for (size_t k = first; k < e->n_kernels; k++)
       if (e->kernels[k].executor == executor) {
-        texts[n] = named_kernel(e->a, e->kernels[k].text, k);
-        th_strbuf_add(&s, texts[n++]);
-        module_of[k] = (uint32_t)x->n_modules;
+        number[n] = (uint32_t)k;
+        texts[n++] = named_kernel(e->a, e->kernels[k].text, k);
       }
-    Thunder__Wire__Module *m = TH_ARENA_NEW(e->a, Thunder__Wire__Module);
-    thunder__wire__module__init(m);
-    uint8_t *code;
-    size_t size;
-    const char *kind;
-    TH_TRY(executor->compile(e->options, e->a, prelude, texts, n, &code, &size, &kind));
-    m->name = (char *)executor->name;
-    m->kind = (char *)kind;
-    m->has_code = m->has_source = 1;
-    m->code = (ProtobufCBinaryData){.len = size, .data = code};
-    m->source = (ProtobufCBinaryData){.len = s.length, .data = (uint8_t *)th_strbuf_text(&s)};
-    x->modules[x->n_modules++] = m;
+    TH_TRY(executor->compile(e->options, e->a, prelude, texts, n, parts, &n_parts, part_of, &kind));
+    for (size_t p = 0; p < n_parts; p++) {
+      th_strbuf s = th_strbuf_make(e->a);
+      th_strbuf_add(&s, prelude);
+      for (size_t i = 0; i < n; i++)
+        if (part_of[i] == p) {
+          th_strbuf_add(&s, texts[i]);
+          module_of[number[i]] = (uint32_t)x->n_modules;
+        }
+      Thunder__Wire__Module *m = add_module(e, x, executor->name, kind, parts[p]);
+      m->has_source = 1;
+      m->source = (ProtobufCBinaryData){.len = s.length, .data = (uint8_t *)th_strbuf_text(&s)};
+    }
+  }
+  for (size_t k = 0; k < e->n_blobs; k++) {
+    e->blobs[k].module = (uint32_t)x->n_modules + 1;
+    if (e->blobs[k].code.bytes) add_module(e, x, "prepared", e->blobs[k].kind, e->blobs[k].code);
   }
   return TH_OK;
 }
@@ -529,13 +627,15 @@ th_status th_emit(const th_options *options, const th_emit_plan *plans, size_t n
   x.plans = TH_ARENA_ARRAY(arena, Thunder__Wire__Plan *, n_plans);
   for (size_t i = 0; i < n_plans; i++) TH_TRY(write_plan(&e, &plans[i], &x.plans[x.n_plans++]));
   if (progress) progress(user, "codegen", (uint32_t)e.n_kernels, (uint32_t)e.n_kernels);
-  x.modules = TH_ARENA_ARRAY(arena, Thunder__Wire__Module *, e.n_kernels + 1);
   uint32_t *module_of = TH_ARENA_ARRAY(arena, uint32_t, e.n_kernels);
   uint64_t compile = now_ns();
   if (progress) progress(user, "compile", 0, (uint32_t)e.n_kernels);
   TH_TRY(compile_modules(&e, module_of, &x));
   for (size_t i = 0; i < x.n_plans; i++)
     for (size_t k = 0; k < x.plans[i]->n_kernel_module; k++) x.plans[i]->kernel_module[k] = module_of[x.plans[i]->kernel_module[k]];
+  for (size_t i = 0; i < x.n_plans; i++)
+    for (size_t k = 0; k < x.plans[i]->n_instr_blob; k++)
+      if (x.plans[i]->instr_blob[k]) x.plans[i]->instr_blob[k] = e.blobs[x.plans[i]->instr_blob[k] - 1].module;
   r.n_pass = r.n_pass_ns = report->n_passes;
   r.pass = TH_ARENA_ARRAY(arena, char *, report->n_passes);
   r.pass_ns = TH_ARENA_ARRAY(arena, uint64_t, report->n_passes);

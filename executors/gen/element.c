@@ -143,11 +143,14 @@ const char *th_gen_remember(th_gen *g, th_value v, const char *index, const char
   return name;
 }
 
-const char *th_gen_variable(th_gen *g, th_dtype dtype, const char *text) {
-  const char *name = th_gen_name(g, "v");
-  th_gen_line(g, "const %s %s = %s;", th_gen_ctype(dtype), name, text);
+static const char *define(th_gen *g, const char *type, const char *prefix, const char *text) {
+  const char *name = th_gen_name(g, prefix), *line = th_arena_printf(g->a, "const %s %s = %s;", type, name, text);
+  if (!g->before || !g->before(g, name, line)) th_gen_line(g, "%s", line);
   return name;
 }
+
+const char *th_gen_variable(th_gen *g, th_dtype dtype, const char *text) { return define(g, th_gen_ctype(dtype), "v", text); }
+const char *th_gen_index(th_gen *g, const char *text) { return define(g, g->index_type, "q", text); }
 
 static const char *number(th_gen *g, double v, th_dtype dtype) {
   if (!th_dtype_is_float(dtype)) return v <= -9223372036854775808.0 ? "INT64_MIN" : th_arena_printf(g->a, "((%s)%.0f)", th_gen_ctype(dtype), v);
@@ -277,28 +280,22 @@ static const char *reshaped(th_gen *g, const th_op *op, const char *const *index
     inner[i] = index[k++];
   }
   if (i == from->rank) return th_gen_element(g, x, inner);
-  const char *rest = th_gen_name(g, "q");
-  th_gen_line(g, "%s %s = %s;", g->index_type, rest, th_gen_linear(g, to->dims, to->rank, index));
+  const char *rest = th_gen_index(g, th_gen_linear(g, to->dims, to->rank, index));
   for (i = from->rank; i-- > 0;) {
-    const char *name = th_gen_name(g, "q");
-    if (i) th_gen_line(g, "const %s %s = %s %% %s; %s /= %s;", g->index_type, name, rest, th_gen_dim(g, from->dims[i]), rest, th_gen_dim(g, from->dims[i]));
-    else th_gen_line(g, "const %s %s = %s;", g->index_type, name, rest);
-    inner[i] = name;
+    const char *size = th_gen_dim(g, from->dims[i]);
+    inner[i] = i ? th_gen_index(g, th_arena_printf(g->a, "%s %% %s", rest, size)) : rest;
+    if (i) rest = th_gen_index(g, th_arena_printf(g->a, "%s / %s", rest, size));
   }
   return th_gen_element(g, x, inner);
-}
-
-static const char *integer(th_gen *g, const char *text) {
-  const char *name = th_gen_name(g, "q");
-  th_gen_line(g, "const %s %s = %s;", g->index_type, name, text);
-  return name;
 }
 
 /* A branch: "v" of `dtype` is the element of `x` at `inner` where `condition` holds. */
 static void branch(th_gen *g, const char *name, const char *head, th_value x, const char *const *inner) {
   size_t mark = th_gen_mark(g);
   th_gen_open(g, "%s", head);
+  g->guards++;
   th_gen_line(g, "%s = %s;", name, th_gen_element(g, x, inner));
+  g->guards--;
   th_gen_close(g);
   th_gen_forget(g, mark);
 }
@@ -310,13 +307,13 @@ static const char *padded(th_gen *g, const th_op *op, const char *const *index) 
   const th_attr *low = th_attr_get(op, "low"), *interior = th_attr_get(op, "interior");
   const char *fill = th_gen_element(g, op->operands[1], NULL);
   for (uint32_t i = 0; i < from->rank; i++) {
-    const char *q = integer(g, th_arena_printf(g->a, "%s - %s", index[i], th_gen_dim(g, low->ints[i])));
+    const char *q = th_gen_index(g, th_arena_printf(g->a, "%s - %s", index[i], th_gen_dim(g, low->ints[i])));
     bool dense = th_dim_is(g->c, interior->ints[i], 0);
     th_dim step = th_dim_add(g->c, interior->ints[i], th_dim_const(g->c, 1));
     th_strbuf_printf(&in, "%s%s >= 0", in.length ? " && " : "", q);
     if (!dense) {
       th_strbuf_printf(&in, " && %s %% %s == 0", q, th_gen_dim(g, step));
-      q = integer(g, th_arena_printf(g->a, "%s / %s", q, th_gen_dim(g, step)));
+      q = th_gen_index(g, th_arena_printf(g->a, "%s / %s", q, th_gen_dim(g, step)));
     }
     th_strbuf_printf(&in, " && %s < %s", q, th_gen_dim(g, from->dims[i]));
     inner[i] = q;
@@ -348,10 +345,7 @@ static const char *checked_index(th_gen *g, th_value indices, const char *const 
   const char *i = th_gen_element(g, indices, index), *n = th_gen_dim(g, size), *where = th_arena_printf(g->a, "%s<%s", i, n);
   for (size_t k = g->n_memos; k-- > 0;)
     if (g->memos[k].value == indices && !strcmp(g->memos[k].index, where)) return g->memos[k].name;
-  const char *q = th_gen_name(g, "q");
-  th_gen_line(g, "int64_t %s = %s;", q, i);
-  th_gen_line(g, "if ((uint64_t)%s >= (uint64_t)%s) { th_bad |= 1; %s = 0; }", q, n, q);
-  return th_gen_remember(g, indices, where, q);
+  return th_gen_remember(g, indices, where, define(g, "int64_t", "q", th_arena_printf(g->a, "(uint64_t)%s < (uint64_t)%s ? %s : (th_bad |= 1, 0)", i, n, i)));
 }
 
 static const char *taken(th_gen *g, const th_op *op, const char *const *index) {
@@ -381,11 +375,11 @@ static const char *window_sum(th_gen *g, const th_op *op, const char *const *ind
   for (uint32_t i = 0; i < n; i++) {
     const char *k = th_gen_for(g, "k", kernel->ints[i]), *q;
     if (!grad) {
-      q = integer(g, th_arena_printf(g->a, "%s * %s + %s * %s - %s", index[first + i], th_gen_dim(g, stride->ints[i]), k, th_gen_dim(g, dilation->ints[i]), th_gen_dim(g, padding->ints[i])));
+      q = th_gen_index(g, th_arena_printf(g->a, "%s * %s + %s * %s - %s", index[first + i], th_gen_dim(g, stride->ints[i]), k, th_gen_dim(g, dilation->ints[i]), th_gen_dim(g, padding->ints[i])));
     } else { /* the outputs whose window holds this element */
-      const char *p = integer(g, th_arena_printf(g->a, "%s + %s - %s * %s", index[first + i], th_gen_dim(g, padding->ints[i]), k, th_gen_dim(g, dilation->ints[i])));
+      const char *p = th_gen_index(g, th_arena_printf(g->a, "%s + %s - %s * %s", index[first + i], th_gen_dim(g, padding->ints[i]), k, th_gen_dim(g, dilation->ints[i])));
       th_gen_line(g, "if (%s < 0 || %s %% %s) continue;", p, p, th_gen_dim(g, stride->ints[i]));
-      q = integer(g, th_arena_printf(g->a, "%s / %s", p, th_gen_dim(g, stride->ints[i])));
+      q = th_gen_index(g, th_arena_printf(g->a, "%s / %s", p, th_gen_dim(g, stride->ints[i])));
     }
     th_gen_line(g, "if (%s < 0 || %s >= %s) continue;", q, q, th_gen_dim(g, x->dims[first + i]));
     inner[first + i] = q;

@@ -22,12 +22,14 @@ struct th_gen {
   th_dim *sizes;           /* run-time sizes the kernel reads */
   size_t n_sizes, sizes_capacity;
   const char *flat;        /* the index variable when all operands are walked as one dimension; NULL otherwise */
+  int guards;              /* conditions around what is being written: what they guard must not be read outside of them */
   /* The dialect. */
   const char *index_type;  /* of indices: "int64_t" */
   const char *size_text;   /* of size k, a format with one %zu: "sizes[%zu]" */
   const char *(*load)(th_gen *g, uint32_t k, const char *const *index); /* one element of operand k; returns a C atom */
   const char *(*reduce)(th_gen *g, const th_op *op, const char *const *index); /* a reduction's element, as a loop */
-  void *user;              /* of those two */
+  bool (*before)(th_gen *g, const char *name, const char *definition); /* may write the definition where it is computed less often; NULL: no */
+  void *user;              /* of those */
   th_status status;        /* the first failure */
 };
 
@@ -41,6 +43,7 @@ const char *th_gen_name(th_gen *g, const char *prefix);          /* a fresh name
 const char *th_gen_dim(th_gen *g, th_dim dim);                   /* a size as C: a literal or the text of a run-time size */
 const char *th_gen_ctype(th_dtype dtype);                        /* the type it is computed in */
 const char *th_gen_variable(th_gen *g, th_dtype dtype, const char *text); /* "const float v7 = text;"; returns "v7" */
+const char *th_gen_index(th_gen *g, const char *text);                      /* the same of an index */
 /* One element of `value` at `index` (rank C atoms): writes what is needed, returns the name of a C variable or literal. */
 const char *th_gen_element(th_gen *g, th_value value, const char *const *index);
 const char *th_gen_remember(th_gen *g, th_value value, const char *index, const char *name); /* so that it is found at that index; returns name */
@@ -65,5 +68,8 @@ bool th_op_is_reduction(const th_op *op); /* reduce_*, not argmax */
 bool th_op_is_special(const th_op *op);   /* no function of a few elements: a kernel of its own */
 /* Which result of the fusion a body value is; TH_NONE: none. */
 uint32_t th_gen_output_of(const th_gen *g, th_value v);
+
+/* executor.h, in_place, for kernels that go over their elements, or over each row of them, and write an element where it is read last. */
+bool th_gen_in_place(const th_trace *trace, const th_op *op, uint32_t operand, uint32_t result);
 
 #endif

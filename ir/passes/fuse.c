@@ -7,7 +7,8 @@
  *
  * Domains. A group without reductions has one shape. The first reduction over its shape gives it a kind: ROWS (the last
  * dimension is reduced; results of the kept shape and of the whole shape go on joining), WHOLE (to a scalar) or COLUMNS. A
- * reduction of the two last kinds swallows its producers only when nobody else reads them.
+ * reduction of the two last kinds swallows its producers only when nobody else reads them. Where the executor keeps sums beside elements
+ * (ir/executor.h), reductions of columns and of everything join any group of their shape; what reads them is computed elsewhere.
  *
  * What a group must hand out is known when all ops are placed: a group with more results than a kernel has is then cut between
  * two of its ops, the first part as long as it may be. */
@@ -17,7 +18,7 @@
 #include "ir/passes/passes.h"
 
 typedef enum kind { OUTSIDE, PLAIN, ROWS, COLUMNS, WHOLE, ALONE } kind;
-enum { MAX_OPS = 256, MAX_RESULTS = 64 /* executors/cpu/codegen.c */, MAX_OPERANDS = 1024 };
+enum { MAX_OPS = 256, MAX_RESULTS = 64 /* executors/cpu/codegen.c */, MAX_OPERANDS = 1024, MAX_SUMS = 16 /* executors/cuda/cuda.h */ };
 _Static_assert(3 * MAX_OPS <= MAX_OPERANDS, "an op that others join reads three values at most");
 
 typedef struct group {
@@ -28,6 +29,9 @@ typedef struct group {
   uint32_t *ops, *deps;     /* positions in graph 0, rising; groups it reads from */
   uint32_t mark;            /* of a search */
   bool written;             /* already in the new trace */
+  bool host;                /* numbers in host memory */
+  const th_op *rows, *columns; /* its first reduction of rows; of columns or of everything */
+  uint32_t n_late;          /* ops whose results are known only when all elements are: reductions of columns and of everything */
   uint32_t into;            /* the group it became part of, plus 1; 0: it is one of its own */
 } group;
 
@@ -43,6 +47,8 @@ typedef struct fuser {
   size_t n_groups, groups_capacity;
   uint32_t *group_of;       /* by op; TH_NONE: free */
   uint32_t *position;       /* by value: its op; TH_NONE for inputs */
+  bool *late;               /* by op: known only when all elements of its group are (executors that keep such sums beside elements) */
+  const th_executor *main;  /* that makes most kernels: the first one */
   users *users;             /* by value that is no free op's: who reads it, free ops looked through */
   uint32_t search;
   th_rewriter r;
@@ -156,18 +162,42 @@ static bool read_only_by(fuser *f, const group *x, uint32_t op, uint32_t g) {
   return true;
 }
 
+/* Does `op` read in group x what its kernel knows only at the end? */
+static bool reads_late(fuser *f, const group *x, const th_op *op) {
+  for (uint32_t i = 0; i < op->n_operands; i++) {
+    th_value v = op->operands[i] == TH_NO_VALUE ? TH_NO_VALUE : behind(f, op->operands[i]);
+    uint32_t at = v == TH_NO_VALUE ? TH_NONE : f->position[v];
+    if (at == TH_NONE || !f->late[at]) continue;
+    for (size_t k = 0; k < x->n_ops; k++)
+      if (x->ops[k] == at) return true;
+  }
+  return false;
+}
+
+static bool reduces_alike(const th_op *a, const th_op *b) { return th_attr_equal(th_attr_get(a, "dims"), th_attr_get(b, "dims")); }
+
+static bool mixes(fuser *f, const th_op *rows, const th_op *columns) {
+  return f->main && f->main->mixes && f->main->mixes(f->options, f->t, rows, columns);
+}
+
 static bool fits(fuser *f, uint32_t g, uint32_t at, kind k) {
   group *x = &f->groups[g];
   const th_op *op = f->g->ops[at];
   const th_type *result = th_type_of(f->t, op->result);
-  if (x->kind == OUTSIDE || x->kind == ALONE || k == OUTSIDE || k == ALONE || x->n_ops >= MAX_OPS) return false;
+  if (x->kind == OUTSIDE || x->kind == ALONE || k == OUTSIDE || k == ALONE || x->n_ops >= MAX_OPS || x->host != result->host) return false;
+  bool keeps = f->main && f->main->keeps, late = x->n_late && reads_late(f, x, op);
   if (k == PLAIN) {
-    if (x->kind == COLUMNS) return false;
+    if (x->kind == WHOLE && keeps) return late ? !result->rank : th_type_same_shape(result, &x->shape);
+    if (x->kind == COLUMNS) return keeps && !late && th_type_same_shape(result, &x->shape);
+    if (late) return false;
     if (th_type_same_shape(result, &x->shape)) return true;
     return (x->kind == ROWS || x->kind == WHOLE) && th_type_same_shape(result, &x->kept);
   }
-  if (!th_type_same_shape(th_type_of(f->t, op->operands[0]), &x->shape)) return false;
-  if (x->kind == PLAIN) return k == ROWS || read_only_by(f, x, at, g);
+  if (late || !th_type_same_shape(th_type_of(f->t, op->operands[0]), &x->shape)) return false;
+  if (x->kind == PLAIN) return k == ROWS || keeps || read_only_by(f, x, at, g);
+  if (x->kind == ROWS && k == COLUMNS) return mixes(f, x->rows, op) && (!x->columns || reduces_alike(x->columns, op));
+  if (x->kind == COLUMNS && k == ROWS) return mixes(f, op, x->columns);
+  if (x->kind == k && k != ROWS && keeps) return x->n_late < MAX_SUMS && reduces_alike(x->columns, op);
   return x->kind == k && k == ROWS && th_attr_equal(x->dims, th_attr_get(op, "dims"));
 }
 
@@ -194,7 +224,11 @@ static bool joinable(fuser *f, uint32_t g, uint32_t other) {
   const group *x = &f->groups[g], *y = &f->groups[other];
   bool kinds = (x->kind == PLAIN || x->kind == ROWS) && (y->kind == PLAIN || y->kind == ROWS);
   if (x->kind == ROWS && y->kind == ROWS && !th_attr_equal(x->dims, y->dims)) return false;
-  return kinds && th_type_same_shape(&x->shape, &y->shape) && x->n_ops + y->n_ops <= MAX_OPS && !around(f, g, other) && !around(f, other, g);
+  for (size_t i = 0; i < x->n_ops && y->n_late && kinds; i++) kinds = !reads_late(f, y, f->g->ops[x->ops[i]]);
+  for (size_t i = 0; i < y->n_ops && x->n_late && kinds; i++) kinds = !reads_late(f, x, f->g->ops[y->ops[i]]);
+  if (x->columns && (y->columns ? !reduces_alike(x->columns, y->columns) : y->rows && !mixes(f, y->rows, x->columns))) return false;
+  if (y->columns && x->rows && !mixes(f, x->rows, y->columns)) return false;
+  return kinds && x->host == y->host && x->n_late + y->n_late <= MAX_SUMS && th_type_same_shape(&x->shape, &y->shape) && x->n_ops + y->n_ops <= MAX_OPS && !around(f, g, other) && !around(f, other, g);
 }
 
 static void join(fuser *f, uint32_t g, uint32_t other) {
@@ -206,6 +240,9 @@ static void join(fuser *f, uint32_t g, uint32_t other) {
   x->ops = ops;
   x->n_ops = x->ops_capacity = n;
   if (y->kind == ROWS) x->kind = ROWS, x->dims = y->dims, x->kept = y->kept;
+  if (!x->rows) x->rows = y->rows;
+  if (!x->columns) x->columns = y->columns;
+  x->n_late += y->n_late;
   y->into = g + 1;
   y->n_ops = 0;
   for (size_t i = 0; i < y->n_deps; i++) add_dep(f, g, y->deps[i]);
@@ -221,7 +258,7 @@ static void place(fuser *f, uint32_t at) {
     if (fits(f, g, at, k) && no_way_around(f, g, op, g)) best = g;
   }
   if (best == TH_NONE) {
-    group fresh = {.kind = k, .shape = *th_type_of(f->t, is_reduction(op) ? op->operands[0] : op->n_results ? op->result : op->operands[0])};
+    group fresh = {.kind = k, .host = op->n_results && th_type_of(f->t, op->result)->host, .shape = *th_type_of(f->t, is_reduction(op) ? op->operands[0] : op->n_results ? op->result : op->operands[0])};
     best = (uint32_t)f->n_groups;
     TH_PUSH(f->a, f->groups, f->n_groups, f->groups_capacity, fresh);
   }
@@ -230,11 +267,16 @@ static void place(fuser *f, uint32_t at) {
     if (g != TH_NONE && g != best && joinable(f, best, g) && no_way_around(f, g, op, best)) join(f, best, g);
   }
   group *x = &f->groups[best];
-  if (k == ROWS || k == COLUMNS || k == WHOLE) {
+  bool sums = (k == COLUMNS || k == WHOLE) && f->main && f->main->keeps;
+  if (k == ROWS || ((k == COLUMNS || k == WHOLE) && x->kind != ROWS)) {
     x->kind = k;
     x->dims = th_attr_get(op, "dims");
     x->kept = *th_type_of(f->t, op->result);
   }
+  if (k == ROWS && !x->rows) x->rows = op;
+  if (sums && !x->columns) x->columns = op;
+  x->n_late += sums;
+  f->late[at] = sums || (x->n_late && reads_late(f, x, op));
   f->group_of[at] = best;
   TH_PUSH(f->a, x->ops, x->n_ops, x->ops_capacity, at);
   for (uint32_t i = 0; i < op->n_operands; i++) {
@@ -387,7 +429,7 @@ static th_value single(fuser *f, const th_op *op, const th_value *operands) {
   th_attr attr = th_make_graph(graph);
   th_type type = *th_type_of(f->t, op->result);
   th_op *fusion = th_trace_add_op(to, 0, TH_OP_fusion, operands, op->n_operands, &attr, &type, 1);
-  fusion->executor = th_intern(f->c, f->options->executors[0]->name);
+  fusion->executor = th_intern(f->c, f->main->name);
   fusion->origin = op->origin;
   return fusion->result;
 }
@@ -462,7 +504,10 @@ static th_status write_group(fuser *f, uint32_t g) {
 th_status th_pass_fuse(const th_options *options, const th_trace *in, th_trace **out) {
   th_arena *a = th_context_arena(in->context);
   fuser f = {.options = options, .t = in, .c = in->context, .a = a, .g = in->graphs[0]};
-  if (!options->n_executors) return TH_ERROR(UNIMPLEMENTED, "no executor was given: nothing can take the regions of this trace");
+  for (uint32_t i = 0; i < options->n_executors && !f.main; i++)
+    if (options->executors[i]->fusible && !options->executors[i]->scalars) f.main = options->executors[i];
+  if (!f.main) return TH_ERROR(UNIMPLEMENTED, "no executor was given that makes kernels: nothing can take the regions of this trace");
+  f.late = TH_ARENA_ARRAY(a, bool, f.g->n_ops);
   f.group_of = TH_ARENA_ARRAY(a, uint32_t, f.g->n_ops);
   f.position = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
   f.users = TH_ARENA_ARRAY(a, users, in->n_values);

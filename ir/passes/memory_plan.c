@@ -16,6 +16,8 @@
 typedef struct home { th_place place; uint32_t index; th_dim offset; } home; /* where a storage is */
 typedef struct write_back { uint32_t input; th_value value; bool through_copy; } write_back;
 
+typedef struct scratch { th_dim bytes, offset; size_t life; } scratch; /* of an op while it runs */
+
 typedef struct planner {
   const th_options *options;
   const th_trace *t;
@@ -29,6 +31,7 @@ typedef struct planner {
   uint32_t *last_read; /* by storage */
   home *homes;         /* by storage */
   uint32_t *wait_at;   /* by value: position where a started collective's result is ready; 0 none */
+  scratch *scratch;    /* by position in the order */
   write_back *writes;
   size_t n_writes, writes_capacity;
 } planner;
@@ -228,6 +231,18 @@ static void kernels_in_place(planner *p) {
   }
 }
 
+/* Numbers in host memory that are no input's: each has a place of its own, the device reads them at any time. */
+static void place_staged(planner *p) {
+  int64_t at = 0;
+  for (size_t i = 0; i < p->n_ops; i++)
+    for (uint32_t k = 0; k < p->order[i]->n_results; k++) {
+      th_value v = p->order[i]->result + k;
+      if (!info(p, v)->type.host || storage_of(p, v) != v || p->homes[v].place != TH_PLACE_NONE) continue;
+      p->homes[v] = (home){TH_PLACE_STAGED, 0, th_dim_const(p->c, at)};
+      at += TH_STAGED_BYTES;
+    }
+}
+
 static th_status place_arena(planner *p) {
   size_t n = 0;
   th_value *of = TH_ARENA_ARRAY(p->arena, th_value, p->t->n_values);
@@ -236,12 +251,23 @@ static th_status place_arena(planner *p) {
       th_value v = p->order[i]->result + k;
       if (storage_of(p, v) == v && p->homes[v].place == TH_PLACE_NONE) of[n++] = v;
     }
-  th_lifetime *lives = TH_ARENA_ARRAY(p->arena, th_lifetime, n);
+  th_lifetime *lives = TH_ARENA_ARRAY(p->arena, th_lifetime, n + p->n_ops);
+  size_t n_scratch = 0;
+  for (size_t i = 0; i < p->n_ops; i++) {
+    const th_executor *executor = th_executor_of(p->options, p->order[i]);
+    bool runs = p->order[i]->kind == TH_OP_fusion || p->order[i]->kind == TH_OP_library;
+    p->scratch[i].bytes = runs && executor && executor->scratch ? executor->scratch(p->options, p->t, p->order[i]) : th_dim_const(p->c, 0);
+    if (th_dim_is(p->c, p->scratch[i].bytes, 0)) continue;
+    p->scratch[i].life = n + n_scratch++;
+    lives[p->scratch[i].life] = (th_lifetime){.bytes = p->scratch[i].bytes, .begin = (uint32_t)i + 1, .end = (uint32_t)i + 1};
+  }
   for (size_t i = 0; i < n; i++) {
     uint32_t begin = p->position[of[i]], end = p->last_read[of[i]];
     lives[i] = (th_lifetime){.bytes = bytes_of(p, of[i]), .begin = begin, .end = end < begin ? begin : end};
   }
-  th_offsets_assign(p->c, lives, n);
+  th_offsets_assign(p->c, lives, n + n_scratch);
+  for (size_t i = 0; i < p->n_ops; i++)
+    if (!th_dim_is(p->c, p->scratch[i].bytes, 0)) p->scratch[i].offset = lives[p->scratch[i].life].offset;
   for (size_t i = 0; i < n; i++) p->homes[of[i]] = (home){TH_PLACE_ARENA, 0, lives[i].offset};
   return TH_OK;
 }
@@ -266,10 +292,11 @@ static void set_place(planner *p, th_trace *to, const th_value *map, th_value v)
   }
   out->place = h->place;
   out->place_index = h->index;
-  out->place_offset = h->place == TH_PLACE_ARENA ? h->offset : th_dim_const(p->c, 0);
+  out->place_offset = h->place == TH_PLACE_ARENA || h->place == TH_PLACE_STAGED ? h->offset : th_dim_const(p->c, 0);
 }
 
-static th_status write_op(planner *p, th_rewriter *r, const th_op *op) {
+static th_status write_op(planner *p, th_rewriter *r, size_t at) {
+  const th_op *op = p->order[at];
   if (op->kind != TH_OP_fusion && op->kind != TH_OP_library) {
     th_rewrite_clone(r, op);
     return TH_OK;
@@ -289,6 +316,7 @@ static th_status write_op(planner *p, th_rewriter *r, const th_op *op) {
     static const char *const kept[] = {"function", "ints", "alpha", "beta"};
     for (int i = 0; i < 4; i++) attrs[th_op_attr_index(kind, kept[i])] = *th_attr_get(op, kept[i]);
   }
+  if (!th_dim_is(p->c, p->scratch[at].bytes, 0)) attrs[th_op_attr_index(kind, "scratch")] = th_make_ints(p->c, (th_dim[]){p->scratch[at].offset, p->scratch[at].bytes}, 2);
   th_op *made = th_trace_add_op(to, 0, kind, operands, op->n_operands, attrs, types, op->n_results);
   made->executor = op->executor;
   made->origin = op->origin;
@@ -324,6 +352,7 @@ th_status th_pass_memory_plan(const th_options *options, const th_trace *in, th_
   p.offset = TH_ARENA_ARRAY(a, th_dim, in->n_values);
   p.last_read = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
   p.homes = TH_ARENA_ARRAY(a, home, in->n_values);
+  p.scratch = TH_ARENA_ARRAY(a, scratch, g->n_ops);
   p.wait_at = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
   for (th_value v = 0; v < in->n_values; v++) {
     p.parent[v] = v;
@@ -336,11 +365,12 @@ th_status th_pass_memory_plan(const th_options *options, const th_trace *in, th_
   place_escaping(&p);
   place_written(&p);
   place_constants(&p);
+  place_staged(&p);
   kernels_in_place(&p);
   TH_TRY(place_arena(&p));
   th_rewriter r = th_rewrite_begin(in);
   for (uint32_t i = 1; i < in->n_graphs; i++) th_rewrite_graph(&r, i);
-  for (size_t i = 0; i < p.n_ops; i++) TH_TRY(write_op(&p, &r, p.order[i]));
+  for (size_t i = 0; i < p.n_ops; i++) TH_TRY(write_op(&p, &r, i));
   for (uint32_t i = 0; i < g->n_inputs; i++) set_place(&p, r.b.trace, r.map, g->inputs[i]);
   for (size_t i = 0; i < p.n_ops; i++)
     for (uint32_t k = 0; k < p.order[i]->n_results; k++) set_place(&p, r.b.trace, r.map, p.order[i]->result + k);

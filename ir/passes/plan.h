@@ -36,15 +36,20 @@ th_dim th_extent_bytes(th_context *context, const th_type *type, const th_dim *s
 
 /* Where a value's bytes are, aliases followed to the end. */
 typedef struct th_storage {
-  th_place place;   /* BORROWED, ESCAPING, ARENA, CONSTANT */
+  th_place place;   /* BORROWED, ESCAPING, ARENA, CONSTANT, STAGED */
   uint32_t index;   /* input number; output slot; 0; the value */
   th_value value;   /* the value that owns the bytes */
-  th_dim offset;    /* bytes from the storage's start (ARENA: from the arena's) */
+  th_dim offset;    /* bytes from the storage's start (ARENA, STAGED: from the arena's, the area's) */
 } th_storage;
 th_storage th_plan_storage(const th_trace *trace, th_value value);
 
-/* Bytes of the arena of a level 4 trace, as an expression. */
+/* Bytes of the arena of a level 4 trace, as an expression; those of its staged values. */
 th_dim th_plan_arena_bytes(const th_trace *trace);
+th_dim th_plan_staged_bytes(const th_trace *trace);
+enum { TH_STAGED_BYTES = 8 }; /* of a staged value */
+
+/* Offset in the arena and bytes (two expressions) that a launch or invoke may use while it runs; NULL: none. */
+const th_attr *th_plan_scratch(const th_op *op);
 
 typedef struct th_plan_bytes {
   int64_t borrowed, escaping, arena, constants;

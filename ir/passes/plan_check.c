@@ -16,31 +16,49 @@ th_storage th_plan_storage(const th_trace *t, th_value v) {
     v = t->values[v].place_index;
   }
   const th_value_info *i = &t->values[v];
-  if (i->place == TH_PLACE_ARENA) offset = th_dim_add(c, offset, i->place_offset);
+  if (i->place == TH_PLACE_ARENA || i->place == TH_PLACE_STAGED) offset = th_dim_add(c, offset, i->place_offset);
   return (th_storage){.place = i->place, .index = i->place == TH_PLACE_CONSTANT ? v : i->place_index, .value = v, .offset = offset};
 }
 
 static th_dim value_bytes(const th_trace *t, th_value v) { return th_extent_bytes(t->context, &t->values[v].type, t->values[v].strides); }
 
+const th_attr *th_plan_scratch(const th_op *op) {
+  return (op->kind == TH_OP_launch || op->kind == TH_OP_invoke) && !th_attr_absent(op, "scratch") ? th_attr_get(op, "scratch") : NULL;
+}
+
+typedef struct ends { th_context *c; th_dim top, *seen; size_t n_seen; } ends;
+
+static void add_end(ends *e, th_dim offset, th_dim bytes) {
+  th_dim unit = th_dim_const(e->c, TH_ARENA_ALIGN);
+  if (!th_dim_divisible(e->c, bytes, TH_ARENA_ALIGN))
+    bytes = th_dim_mul(e->c, th_dim_floordiv(e->c, th_dim_add(e->c, bytes, th_dim_const(e->c, TH_ARENA_ALIGN - 1)), unit), unit);
+  th_dim end = th_dim_add(e->c, offset, bytes);
+  for (size_t k = 0; k < e->n_seen; k++)
+    if (e->seen[k] == end) return;
+  e->seen[e->n_seen++] = end;
+  int64_t low, high;
+  th_dim_bounds(e->c, th_dim_sub(e->c, e->top, end), &low, &high);
+  if (low < 0) e->top = th_dim_max(e->c, e->top, end);
+}
+
 th_dim th_plan_arena_bytes(const th_trace *t) { /* the largest end of a storage; symbolic ones lie in slots of equal ends */
   th_context *c = t->context;
-  th_dim top = th_dim_const(c, 0), unit = th_dim_const(c, TH_ARENA_ALIGN), *seen = TH_ARENA_ARRAY(th_context_arena(c), th_dim, t->n_values);
-  size_t n_seen = 0;
-  for (th_value v = 0; v < t->n_values; v++) {
-    if (t->values[v].graph != 0 || t->values[v].place != TH_PLACE_ARENA) continue;
-    th_dim bytes = value_bytes(t, v);
-    if (!th_dim_divisible(c, bytes, TH_ARENA_ALIGN))
-      bytes = th_dim_mul(c, th_dim_floordiv(c, th_dim_add(c, bytes, th_dim_const(c, TH_ARENA_ALIGN - 1)), unit), unit);
-    th_dim end = th_dim_add(c, t->values[v].place_offset, bytes);
-    size_t k = 0;
-    while (k < n_seen && seen[k] != end) k++;
-    if (k < n_seen) continue;
-    seen[n_seen++] = end;
-    int64_t low, high;
-    th_dim_bounds(c, th_dim_sub(c, top, end), &low, &high);
-    if (low < 0) top = th_dim_max(c, top, end);
+  const th_graph *g = t->graphs[0];
+  ends e = {.c = c, .top = th_dim_const(c, 0), .seen = TH_ARENA_ARRAY(th_context_arena(c), th_dim, t->n_values + g->n_ops)};
+  for (th_value v = 0; v < t->n_values; v++)
+    if (t->values[v].graph == 0 && t->values[v].place == TH_PLACE_ARENA) add_end(&e, t->values[v].place_offset, value_bytes(t, v));
+  for (size_t i = 0; i < g->n_ops; i++) {
+    const th_attr *scratch = th_plan_scratch(g->ops[i]);
+    if (scratch) add_end(&e, scratch->ints[0], scratch->ints[1]);
   }
-  return top;
+  return e.top;
+}
+
+th_dim th_plan_staged_bytes(const th_trace *t) {
+  int64_t top = 0, at;
+  for (th_value v = 0; v < t->n_values; v++)
+    if (t->values[v].graph == 0 && t->values[v].place == TH_PLACE_STAGED && th_dim_is_const(t->context, t->values[v].place_offset, &at) && at + TH_STAGED_BYTES > top) top = at + TH_STAGED_BYTES;
+  return th_dim_const(t->context, top);
 }
 
 static int64_t *smallest(const th_trace *t, const int64_t *symbols) {
@@ -132,6 +150,10 @@ static th_status check_write(checker *k, const th_op *op, uint32_t r) {
   } else if (i->place == TH_PLACE_CONSTANT) {
     mine->index = v;
     if (op->kind != TH_OP_const) return TH_ERROR(INTERNAL, "plan: value %u of op %s is placed among the constants", v, th_op_name(op->kind));
+  } else if (i->place == TH_PLACE_STAGED) {
+    int64_t at = th_dim_eval(c, i->place_offset, k->symbols);
+    *mine = (owned){i->place, 0, at, at + TH_STAGED_BYTES, true};
+    if (!i->type.host || bytes > TH_STAGED_BYTES) return TH_ERROR(INTERNAL, "plan: value %u of op %s is staged, but is no number in host memory", v, th_op_name(op->kind));
   } else if (i->place != TH_PLACE_ESCAPING) {
     return TH_ERROR(INTERNAL, "plan: value %u of op %s has no place", v, th_op_name(op->kind));
   }
@@ -156,6 +178,32 @@ static th_status check_write(checker *k, const th_op *op, uint32_t r) {
   return TH_OK;
 }
 
+static bool meet_scratch(const checker *k, const th_op *op, const owned *o) {
+  const th_attr *scratch = th_plan_scratch(op);
+  int64_t at = th_dim_eval(k->t->context, scratch->ints[0], k->symbols), bytes = th_dim_eval(k->t->context, scratch->ints[1], k->symbols);
+  return meet(o, &(owned){TH_PLACE_ARENA, 0, at, at + bytes, true});
+}
+
+/* An op's scratch is nobody's that is read by it or later: what lies there is lost. */
+static th_status check_scratch(checker *k, const th_op *op) {
+  if (!th_plan_scratch(op)) return TH_OK;
+  size_t kept = 0;
+  for (size_t n = 0; n < k->n_live; n++) {
+    th_value o = k->live[n];
+    if (!meet_scratch(k, op, &k->of[o])) {
+      k->live[kept++] = o;
+      continue;
+    }
+    k->of[o].alive = false;
+    for (uint32_t m = 0; m < op->n_operands; m++)
+      if (op->operands[m] != TH_NO_VALUE && owner(k, op->operands[m]) == o) return TH_ERROR(INTERNAL, "plan: operand %u of op %s lies in the op's scratch", op->operands[m], th_op_name(op->kind));
+  }
+  k->n_live = kept;
+  for (size_t n = 0; n < k->n_busy; n++)
+    if (meet_scratch(k, op, &k->of[k->busy[n]])) return TH_ERROR(INTERNAL, "plan: the scratch of op %s lies over value %u, which a collective in flight holds", th_op_name(op->kind), k->busy[n]);
+  return TH_OK;
+}
+
 static th_status check_op(checker *k, const th_op *op) {
   for (uint32_t i = 0; i < op->n_operands; i++) {
     if (op->operands[i] == TH_NO_VALUE) continue;
@@ -164,8 +212,12 @@ static th_status check_op(checker *k, const th_op *op) {
       if (k->busy[n] == owner(k, op->operands[i]) && k->t->values[k->busy[n]].def && k->t->values[k->busy[n]].def->kind == TH_OP_all_reduce_start)
         return TH_ERROR(INTERNAL, "plan: op %s reads value %u before the wait for it", th_op_name(op->kind), op->operands[i]);
   }
+  TH_TRY(check_scratch(k, op));
   for (uint32_t r = 0; r < op->n_results; r++)
     if (k->t->values[op->result + r].place != TH_PLACE_ALIAS) TH_TRY(check_write(k, op, r));
+  if (th_plan_scratch(op))
+    for (uint32_t r = 0; r < op->n_results; r++)
+      if (meet_scratch(k, op, &k->of[op->result + r])) return TH_ERROR(INTERNAL, "plan: result %u of op %s lies in the op's scratch", r, th_op_name(op->kind));
   if (op->kind == TH_OP_all_reduce_start) { /* held from now to the wait: operands, and results not in place */
     for (uint32_t i = 0; i < op->n_operands; i++) k->busy[k->n_busy++] = owner(k, op->operands[i]);
     for (uint32_t i = 0; i < op->n_results; i++)
