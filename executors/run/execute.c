@@ -1,25 +1,12 @@
-/* Running a plan: sizes, addresses, then the instructions in order. */
+/* A call: sizes, checks, addresses; where its outputs lie. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "executors/run/program.h"
-
-struct th_run {
-  th_plan *plan;
-  const int64_t *values;  /* of expressions */
-  int64_t *own_values;    /* this call's, when they change */
-  void **buffers;         /* by buffer */
-  void **tensors;         /* by tensor: first element */
-  th_request **requests;  /* by instruction */
-  void *arena;
-  size_t arena_bytes;
-  bool lost;              /* a collective failed: its library may still use the arena */
-  th_kernel_context context;
-  uint32_t n_inputs;
-  void *inputs[];         /* data of the inputs */
-};
+#include "executors/run/cuda/program.h"
+#include "executors/run/half.h"
+#include "executors/run/run.h"
 
 static int32_t threads = 1;
 int32_t th_set_threads(int32_t n) {
@@ -53,12 +40,6 @@ static int64_t evaluate_one(const Thunder__Wire__Plan *p, size_t i, const int64_
   }
 }
 
-static bool is_static(const Thunder__Wire__Plan *p) {
-  for (size_t i = 0; i < p->n_expr_kind; i++)
-    if (p->expr_kind[i] == TH_EXPR_SYMBOL || p->expr_kind[i] == TH_EXPR_SIZE || p->expr_kind[i] == TH_EXPR_INTEGER) return false;
-  return true;
-}
-
 static th_status evaluate(th_run *run, const th_tensor_in *inputs) {
   th_plan *plan = run->plan;
   const Thunder__Wire__Plan *p = plan->wire;
@@ -69,7 +50,7 @@ static th_status evaluate(th_run *run, const th_tensor_in *inputs) {
   int64_t *v = malloc((p->n_expr_kind + 1) * sizeof *v);
   if (!v) return TH_ERROR(RESOURCE_EXHAUSTED, "no memory for sizes");
   for (size_t i = 0; i < p->n_expr_kind; i++) v[i] = evaluate_one(p, i, v, inputs, &run->context);
-  if (is_static(p)) {
+  if (!plan->dynamic) {
     pthread_mutex_lock(&plan->lock);
     if (!plan->values) plan->values = v;
     else free(v);
@@ -87,7 +68,7 @@ static void dims_text(const int64_t *dims, uint32_t n, char *out, size_t size) {
   if (used < size) snprintf(out + used, size - used, ")");
 }
 
-static void view_of(const th_run *run, uint32_t tensor, th_view *out) {
+void th__run_view(const th_run *run, uint32_t tensor, th_view *out) {
   const Thunder__Wire__Plan *p = run->plan->wire;
   uint32_t begin = p->tensor_dims_begin[tensor];
   out->data = run->tensors ? run->tensors[tensor] : NULL;
@@ -102,7 +83,7 @@ static void view_of(const th_run *run, uint32_t tensor, th_view *out) {
 static th_status check_input(const th_run *run, uint32_t i, const th_tensor_in *in) {
   th_view want;
   char have[256], wanted[256];
-  view_of(run, run->plan->wire->input_tensor[i], &want);
+  th__run_view(run, run->plan->wire->input_tensor[i], &want);
   if (in->dtype != want.dtype) return TH_ERROR(INVALID_ARGUMENT, "input %u is of dtype %s, the plan was made for %s", i, th_dtype_torch_name(in->dtype), th_dtype_torch_name(want.dtype));
   bool same = in->rank == want.rank, laid = true;
   for (uint32_t k = 0; same && k < want.rank; k++) {
@@ -154,13 +135,17 @@ th_status th_run_begin(th_plan *plan, const th_tensor_in *inputs, uint32_t count
     if (a != b) status = TH_ERROR(INVALID_ARGUMENT, "sizes that are equal in every call of this plan are %" PRId64 " and %" PRId64 " (assumption %zu of the trace)", a, b, i / 2);
   }
   if (status) goto cleanup;
-  run->buffers = calloc(p->n_buffer_kind + p->n_tensor_dtype + p->n_instr_kind + 1, sizeof(void *));
+  run->buffers = calloc(p->n_buffer_kind + p->n_tensor_dtype + p->n_instr_kind + plan->n_escaping + 1, sizeof(void *));
   if (!run->buffers) status = TH_ERROR(RESOURCE_EXHAUSTED, "no memory for a call");
   else {
     run->tensors = run->buffers + p->n_buffer_kind;
     run->requests = (th_request **)(run->tensors + p->n_tensor_dtype);
-    status = take_arena(run);
+    run->outputs = (void **)(run->requests + p->n_instr_kind);
+    status = plan->device == TH_DEVICE_CUDA ? th__cuda_lay_out(run) : take_arena(run);
   }
+  int64_t staged = p->has_staged_size ? run->values[p->staged_size] : 0;
+  if (!status && plan->device == TH_DEVICE_CUDA) staged = run->layout.staged_total;
+  if (!status && staged > 0 && !(run->staged = calloc(1, (size_t)staged))) status = TH_ERROR(RESOURCE_EXHAUSTED, "no memory for staged values");
 cleanup:
   if (status) th_run_end(run);
   else *out = run;
@@ -175,143 +160,68 @@ bool th_run_escaping(const th_run *run, uint32_t i, uint32_t *out_slot, int64_t 
   return true;
 }
 
-void th_run_set_escaping(th_run *run, uint32_t i, void *data) { run->buffers[run->plan->escaping[i]] = data; }
+void th_run_set_escaping(th_run *run, uint32_t i, void *data) { run->buffers[run->plan->escaping[i]] = run->outputs[i] = data; }
 
-static void fill_addresses(th_run *run) {
+static void fill_buffers(th_run *run) { /* host addresses */
   const Thunder__Wire__Plan *p = run->plan->wire;
   for (size_t i = 0; i < p->n_buffer_kind; i++) {
     uint32_t index = p->buffer_index[i];
     if (p->buffer_kind[i] == TH_BUFFER_BORROWED) run->buffers[i] = run->inputs[index];
-    else if (p->buffer_kind[i] == TH_BUFFER_ARENA) run->buffers[i] = (char *)run->arena + run->values[p->buffer_offset[i]];
+    else if (p->buffer_kind[i] == TH_BUFFER_ARENA) run->buffers[i] = run->arena ? (char *)run->arena + run->values[p->buffer_offset[i]] : NULL;
+    else if (p->buffer_kind[i] == TH_BUFFER_STAGED) run->buffers[i] = run->staged ? run->staged + run->values[p->buffer_offset[i]] : NULL;
     else if (p->buffer_kind[i] == TH_BUFFER_CONSTANT) run->buffers[i] = p->constants[index].data;
   }
-  for (size_t i = 0; i < p->n_tensor_dtype; i++) run->tensors[i] = (char *)run->buffers[p->tensor_buffer[i]] + run->values[p->tensor_offset[i]];
 }
 
-/* ---- instructions ---- */
+void th__run_fill_tensors(th_run *run) {
+  for (uint32_t i = 0; i < run->plan->wire->n_tensor_dtype; i++) run->tensors[i] = th__run_address(run, i);
+}
 
-enum { MANY = 2048 };
-
-static th_status run_kernel(th_run *run, size_t i) {
+th_status th__run_fill_value(const th_run *run, size_t i, th_dtype dtype, uint64_t *out) {
   const Thunder__Wire__Plan *p = run->plan->wire;
-  void *buffers[MANY];
-  int64_t sizes[256];
-  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, first = p->instr_ints_begin[i], n_sizes = p->instr_ints_begin[i + 1] - first;
-  if (n > MANY || n_sizes > 256) return TH_ERROR(UNIMPLEMENTED, "instruction %zu has %u tensors and %u sizes", i, n, n_sizes);
-  for (uint32_t k = 0; k < n; k++) buffers[k] = run->tensors[p->instr_tensors[begin + k]];
-  for (uint32_t k = 0; k < n_sizes; k++) sizes[k] = run->values[p->instr_ints[first + k]];
-  int bad = run->plan->kernels[p->instr_target[i]](buffers, sizes, NULL, &run->context);
-  if (!bad) return TH_OK;
-  if (bad & TH_KERNEL_INDEX) return TH_ERROR(OUT_OF_RANGE, "an index is out of range (instruction %zu, captured op %d)", i, (int)p->instr_op[i]);
-  return TH_ERROR(INVALID_ARGUMENT, "integer division by zero (instruction %zu, captured op %d)", i, (int)p->instr_op[i]);
-}
-
-static th_status run_library(th_run *run, size_t i) {
-  const Thunder__Wire__Plan *p = run->plan->wire;
-  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, first = p->instr_ints_begin[i], n_ints = p->instr_ints_begin[i + 1] - first;
-  th_view views[16];
-  int64_t ints[256];
-  if (n > 16 || n_ints > 256) return TH_ERROR(UNIMPLEMENTED, "library call %zu has %u tensors and %u ints", i, n, n_ints);
-  for (uint32_t k = 0; k < n; k++) view_of(run, p->instr_tensors[begin + k], &views[k]);
-  for (uint32_t k = 0; k < n_ints; k++) ints[k] = run->values[p->instr_ints[first + k]];
-  const double *scale = p->instr_floats + p->instr_floats_begin[i];
-  uint32_t results = p->instr_outputs[i];
-  th_library_args args = {.operands = views, .results = views + n - results, .n_operands = n - results, .n_results = results, .n_ints = n_ints, .ints = ints,
-                          .alpha = scale[0], .beta = scale[1], .context = &run->context};
-  return th_status_prefix(run->plan->functions[i](&args), "instruction %zu", i);
-}
-
-static th_status start_collective(th_run *run, size_t i) {
-  const Thunder__Wire__Plan *p = run->plan->wire;
-  uint32_t n = p->instr_outputs[i], begin = p->instr_tensors_begin[i];
-  th_segment segments[512];
-  th_view in, out = {0};
-  if (n > 512) return TH_ERROR(UNIMPLEMENTED, "a collective of %u tensors", n);
-  for (uint32_t k = 0; k < n; k++) {
-    view_of(run, p->instr_tensors[begin + k], &in);
-    view_of(run, p->instr_tensors[begin + n + k], &out);
-    int64_t a = th_view_numel(&in), b = th_view_numel(&out);
-    segments[k] = (th_segment){.input = in.data == out.data ? NULL : in.data, .output = out.data, .count = (size_t)(a < b ? a : b)};
-    if (run->context.world == 1 && in.data != out.data) th_view_copy(&in, &out, run->context.threads);
-  }
-  if (run->context.world == 1) return TH_OK;
-  if (p->instr_ints_begin[i + 1] > p->instr_ints_begin[i] && run->values[p->instr_ints[p->instr_ints_begin[i]]] != 0)
-    return TH_ERROR(UNIMPLEMENTED, "a %s along dimension %" PRId64 "; dimension 0 is supported", p->strings[p->instr_target[i]], run->values[p->instr_ints[p->instr_ints_begin[i]]]);
-  th_channel *channel;
-  TH_TRY(th_world_channel(&channel));
-  th_collective_call call = {.kind = run->plan->collectives[i].kind, .reduce = run->plan->collectives[i].reduce, .dtype = out.dtype, .segments = segments, .segment_count = n, .op = (uint32_t)i};
-  return th_channel_start(channel, &call, &run->requests[i]);
-}
-
-static th_status wait_collective(th_run *run, size_t i) {
-  th_request *request = run->requests[run->plan->wire->instr_target[i]];
-  run->requests[run->plan->wire->instr_target[i]] = NULL;
-  return request ? th_request_wait(request, -1) : TH_OK;
-}
-
-static th_status copy_or_fill(th_run *run, size_t i) {
-  const Thunder__Wire__Plan *p = run->plan->wire;
-  uint32_t begin = p->instr_tensors_begin[i];
-  th_view a, b;
-  view_of(run, p->instr_tensors[begin], &a);
-  if (p->instr_kind[i] == TH_INSTR_COPY) {
-    view_of(run, p->instr_tensors[begin + 1], &b);
-    if (a.dtype != b.dtype || th_view_numel(&a) != th_view_numel(&b)) return TH_ERROR(INVALID_ARGUMENT, "instruction %zu copies unequal tensors", i);
-    th_view_copy(&a, &b, run->context.threads);
-    return TH_OK;
-  }
   uint64_t raw = 0;
+  uint16_t half;
   bool integer = p->instr_ints_begin[i + 1] > p->instr_ints_begin[i];
   int64_t n = integer ? run->values[p->instr_ints[p->instr_ints_begin[i]]] : 0;
   double f = integer ? (double)n : p->instr_floats[p->instr_floats_begin[i]];
   float g = (float)f;
-  if (a.dtype == TH_DTYPE_f64) memcpy(&raw, &f, 8);
-  else if (a.dtype == TH_DTYPE_f32) memcpy(&raw, &g, 4);
-  else if (a.dtype == TH_DTYPE_bf16) { /* through f32, rounded */
-    th_view from = {.data = &g, .dtype = TH_DTYPE_f32}, to = {.data = &raw, .dtype = TH_DTYPE_bf16};
-    th_view_copy(&from, &to, 1);
-  } else if (a.dtype == TH_DTYPE_bool) raw = f != 0;
-  else if (th_dtype_is_integral(a.dtype)) raw = (uint64_t)(integer ? n : (int64_t)f);
-  else return TH_ERROR(UNIMPLEMENTED, "a fill of dtype %s", th_dtype_name(a.dtype));
-  th_view from = a;
-  from.data = &raw;
-  memset(from.strides, 0, sizeof from.strides);
-  th_view_copy(&from, &a, run->context.threads);
+  if (dtype == TH_DTYPE_f64) memcpy(&raw, &f, 8);
+  else if (dtype == TH_DTYPE_f32) memcpy(&raw, &g, 4);
+  else if (dtype == TH_DTYPE_bf16) half = th__to_bf16(g), memcpy(&raw, &half, 2);
+  else if (dtype == TH_DTYPE_f16) half = th__to_f16(g), memcpy(&raw, &half, 2);
+  else if (dtype == TH_DTYPE_bool) raw = f != 0;
+  else if (th_dtype_is_integral(dtype)) raw = (uint64_t)(integer ? n : (int64_t)f);
+  else return TH_ERROR(UNIMPLEMENTED, "a fill of dtype %s", th_dtype_name(dtype));
+  *out = raw;
   return TH_OK;
 }
 
-th_status th_run_execute(th_run *run) {
-  const Thunder__Wire__Plan *p = run->plan->wire;
-  fill_addresses(run);
-  for (size_t i = 0; i < p->n_instr_kind; i++) {
-    th_status status;
-    switch (p->instr_kind[i]) {
-      case TH_INSTR_KERNEL: status = run_kernel(run, i); break;
-      case TH_INSTR_LIBRARY: status = run_library(run, i); break;
-      case TH_INSTR_START: status = start_collective(run, i); break;
-      case TH_INSTR_WAIT: status = wait_collective(run, i); break;
-      default: status = copy_or_fill(run, i); break;
-    }
-    if (status) {
-      run->lost = th_world_lost();
-      return status;
-    }
+int64_t th__view_extent(const th_view *v) {
+  int64_t last = 0;
+  for (uint32_t i = 0; i < v->rank; i++) {
+    if (v->dims[i] == 0) return 0;
+    last += (v->dims[i] - 1) * v->strides[i];
   }
-  return TH_OK;
+  return (last + 1) * (int64_t)th_dtype_size(v->dtype);
+}
+
+th_status th_run_execute(th_run *run) {
+  fill_buffers(run);
+  return run->plan->device == TH_DEVICE_CUDA ? th__cuda_execute(run) : th__host_execute(run);
 }
 
 void th_run_output(const th_run *run, uint32_t o, th_tensor_out *out) {
   const Thunder__Wire__Plan *p = run->plan->wire;
   uint32_t kind = p->output_kind[o], tensor = p->output_tensor[o], buffer = p->tensor_buffer[tensor];
   th_view v;
-  view_of(run, tensor, &v);
+  th__run_view(run, tensor, &v);
   *out = (th_tensor_out){.present = kind == 0 || kind == 5 || kind == 6, .borrowed = p->buffer_kind[buffer] == TH_BUFFER_BORROWED, .slot = p->buffer_index[buffer],
                          .offset = run->values[p->tensor_offset[tensor]], .dtype = v.dtype, .rank = v.rank};
   memcpy(out->dims, v.dims, v.rank * sizeof *v.dims);
   memcpy(out->strides, v.strides, v.rank * sizeof *v.strides);
   if (!out->borrowed) return;
   th_view base;
-  view_of(run, p->input_tensor[out->slot], &base);
+  th__run_view(run, p->input_tensor[out->slot], &base);
   out->whole = out->offset == 0 && base.rank == v.rank && base.dtype == v.dtype && !memcmp(base.dims, v.dims, v.rank * sizeof *v.dims) &&
                !memcmp(base.strides, v.strides, v.rank * sizeof *v.strides);
 }
@@ -332,6 +242,8 @@ void th_run_end(th_run *run) {
     free(run->arena);
   }
   free(run->own_values);
+  free(run->staged);
+  free(run->layout.copies);
   free(run->buffers);
   free(run);
 }

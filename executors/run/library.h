@@ -66,7 +66,10 @@ typedef struct th_library_args {
 } th_library_args;
 
 typedef th_status (*th_library_fn)(const th_library_args *args);
-th_library_fn th_library_find(const char *name); /* NULL: there is none */
+/* NULL: there is none. A name with a dot is a function of plans for a device, one without of plans for the host. */
+th_library_fn th_library_find(const char *name);
+/* One more function, found before those that are linked in; `name` must live on. Before plans are loaded, by one thread. */
+th_status th_library_add(const char *name, th_library_fn fn);
 
 th_status th_lib_dot(const th_library_args *args);
 th_status th_lib_conv(const th_library_args *args);
@@ -74,6 +77,9 @@ th_status th_lib_conv_grad_x(const th_library_args *args);
 th_status th_lib_conv_grad_w(const th_library_args *args);
 th_status th_lib_attention(const th_library_args *args);
 th_status th_lib_attention_backward(const th_library_args *args);
+th_status th_lib_cublaslt_matmul(const th_library_args *args);          /* cublaslt/matmul.c */
+th_status th_lib_cudnn_attention(const th_library_args *args);          /* cudnn/attention.c */
+th_status th_lib_cudnn_attention_backward(const th_library_args *args);
 
 /* Copies elements of `from` to `to` (equal dims; dtypes equal, or both floats of f32, bf16, f64). */
 void th_view_copy(const th_view *from, const th_view *to, int32_t threads);

@@ -9,7 +9,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "executors/run/program.h"
+#include "executors/run/cuda/program.h"
+#include "executors/run/run.h"
 
 #define BAD(...) TH_ERROR(INVALID_ARGUMENT, "plan: " __VA_ARGS__)
 
@@ -60,8 +61,9 @@ static th_status check_buffers(const Thunder__Wire__Plan *p) {
   TH_TRY(below("buffer_size", p->buffer_size, n, p->n_expr_kind));
   for (size_t i = 0; i < n; i++) {
     uint32_t kind = p->buffer_kind[i];
-    size_t limit = kind == TH_BUFFER_BORROWED ? p->n_input_tensor : kind == TH_BUFFER_ESCAPING ? p->n_output_tensor : kind == TH_BUFFER_ARENA ? 1 : kind == TH_BUFFER_CONSTANT ? p->n_constants : 0;
+    size_t limit = kind == TH_BUFFER_BORROWED ? p->n_input_tensor : kind == TH_BUFFER_ESCAPING ? p->n_output_tensor : kind == TH_BUFFER_ARENA ? 1 : kind == TH_BUFFER_CONSTANT ? p->n_constants : kind == TH_BUFFER_STAGED ? 1 : 0;
     if (p->buffer_index[i] >= limit) return BAD("buffer %zu of kind %u has index %u", i, kind, p->buffer_index[i]);
+    if (kind == TH_BUFFER_STAGED && !p->has_staged_size) return BAD("buffer %zu is staged, and the plan has no staged_size", i);
   }
   size_t t = p->n_tensor_dtype;
   TH_TRY(same("tensor_buffer", p->n_tensor_buffer, t));
@@ -75,6 +77,23 @@ static th_status check_buffers(const Thunder__Wire__Plan *p) {
   for (size_t i = 0; i < t; i++) {
     if (p->tensor_dims_begin[i + 1] - p->tensor_dims_begin[i] > TH_RUN_RANK) return BAD("tensor %zu has more than %d dimensions", i, TH_RUN_RANK);
     if (p->tensor_dtype[i] > 255 || th_dtype_from_wire((int)p->tensor_dtype[i]) == TH_DTYPE_none) return BAD("tensor %zu is of dtype %u", i, p->tensor_dtype[i]);
+  }
+  return TH_OK;
+}
+
+/* In a plan for a device the instructions of the device take what is there (or staged), scalars what the host has. */
+static th_status check_places(const Thunder__Wire__Plan *p) {
+  for (size_t i = 0; i < p->n_expr_kind; i++)
+    if (p->expr_kind[i] == TH_EXPR_INTEGER && !th__input_on_host(p, (uint32_t)p->expr_a[i])) return BAD("expression %zu is the value of input %" PRId64 ", which is on the device", i, p->expr_a[i]);
+  for (size_t i = 0; i < p->n_instr_kind; i++) {
+    uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, extra = p->n_instr_scratch && p->instr_scratch[i];
+    bool scalars = p->instr_kind[i] == TH_INSTR_SCALARS;
+    for (uint32_t k = 0; k < n + extra; k++) {
+      uint32_t b = p->tensor_buffer[k < n ? p->instr_tensors[begin + k] : p->instr_scratch[i] - 1], kind = p->buffer_kind[b], index = p->buffer_index[b];
+      bool on_host = kind == TH_BUFFER_BORROWED && th__input_on_host(p, index), result = k >= n - p->instr_outputs[i];
+      bool ok = scalars ? on_host || kind == TH_BUFFER_STAGED || (kind == TH_BUFFER_CONSTANT && !result) : !on_host && !(result && (kind == TH_BUFFER_STAGED || kind == TH_BUFFER_CONSTANT));
+      if (!ok) return BAD("instruction %zu of kind %u: tensor %u lies in a buffer of kind %u %s", i, p->instr_kind[i], k, kind, on_host ? "in host memory" : "that it cannot use");
+    }
   }
   return TH_OK;
 }
@@ -117,7 +136,7 @@ static th_status check_plan(const Thunder__Wire__Plan *p, size_t n_modules) {
   for (size_t i = 0; i < n; i++) {
     uint32_t kind = p->instr_kind[i], target = p->instr_target[i], tensors = p->instr_tensors_begin[i + 1] - p->instr_tensors_begin[i];
     bool named = kind == TH_INSTR_LIBRARY || kind == TH_INSTR_START;
-    bool ok = kind >= TH_INSTR_KERNEL && kind <= TH_INSTR_FILL && p->instr_outputs[i] <= tensors;
+    bool ok = kind >= TH_INSTR_KERNEL && kind <= TH_INSTR_SCALARS && p->instr_outputs[i] <= tensors;
     if (kind == TH_INSTR_KERNEL) ok &= target < p->n_kernel_symbol;
     if (named) ok &= target < p->n_strings;
     if (kind == TH_INSTR_START) ok &= tensors == 2 * p->instr_outputs[i];
@@ -128,13 +147,25 @@ static th_status check_plan(const Thunder__Wire__Plan *p, size_t n_modules) {
     if (!ok) return BAD("instruction %zu of kind %u, target %u, %u tensors", i, kind, target, tensors);
   }
   if (!p->has_arena_size || p->arena_size >= p->n_expr_kind) return BAD("arena_size is no expression");
+  if (p->has_staged_size && p->staged_size >= p->n_expr_kind) return BAD("staged_size is no expression");
+  if (p->n_instr_scratch) TH_TRY(same("instr_scratch", p->n_instr_scratch, n));
+  if (p->n_instr_blob) TH_TRY(same("instr_blob", p->n_instr_blob, n));
+  TH_TRY(below("instr_scratch", p->instr_scratch, p->n_instr_scratch, p->n_tensor_dtype + 1));
+  TH_TRY(below("instr_blob", p->instr_blob, p->n_instr_blob, n_modules + 1));
+  if (p->device != TH_DEVICE_HOST && p->device != TH_DEVICE_CUDA) return TH_ERROR(UNIMPLEMENTED, "plan: it is for a device of kind %u; this runtime has 1 (host) and 2 (CUDA)", p->device);
+  if (p->device == TH_DEVICE_CUDA) TH_TRY(check_places(p));
+  for (size_t i = 0; i < n; i++) /* a launch: blocks in x and y, threads, shared memory */
+    if (p->device == TH_DEVICE_CUDA && p->instr_kind[i] == TH_INSTR_KERNEL && p->instr_ints_begin[i + 1] - p->instr_ints_begin[i] < 4) return BAD("instruction %zu is a kernel without a launch", i);
   return TH_OK;
 }
+
+static bool is_kind(const Thunder__Wire__Module *m, const char *kind) { return m->kind && !strcmp(m->kind, kind); }
 
 static th_status open_module(const Thunder__Wire__Module *m, void **out) {
   static _Atomic unsigned loaded;
   char path[128];
-  if (!m->kind || strcmp(m->kind, "elf-so")) return TH_ERROR(UNIMPLEMENTED, "plan: a module of kind \"%.40s\"; this runtime loads elf-so", m->kind ? m->kind : "");
+  if (is_kind(m, "cubin") || is_kind(m, "cudnn-plan")) return TH_OK; /* by the device that runs it */
+  if (!is_kind(m, "elf-so")) return TH_ERROR(UNIMPLEMENTED, "plan: a module of kind \"%.40s\"; this runtime loads elf-so, cubin and cudnn-plan", m->kind ? m->kind : "");
   int fd = memfd_create("thunder-kernels", MFD_CLOEXEC);
   if (fd < 0) return TH_ERROR(UNAVAILABLE, "memfd_create: %s", strerror(errno));
   for (size_t done = 0; done < m->code.len;) {
@@ -175,16 +206,32 @@ static th_status resolve(th_program *x, th_plan *plan) {
   plan->functions = calloc(p->n_instr_kind + 1, sizeof *plan->functions);
   plan->collectives = calloc(p->n_instr_kind + 1, sizeof *plan->collectives);
   plan->escaping = calloc(p->n_buffer_kind + 1, sizeof *plan->escaping);
-  if (!plan->kernels || !plan->functions || !plan->collectives || !plan->escaping) return TH_ERROR(RESOURCE_EXHAUSTED, "no memory for a plan");
+  plan->scalars = calloc(p->n_instr_kind + 1, sizeof *plan->scalars);
+  plan->written = calloc(p->n_input_tensor + 1, sizeof *plan->written);
+  if (!plan->kernels || !plan->functions || !plan->collectives || !plan->escaping || !plan->scalars || !plan->written) return TH_ERROR(RESOURCE_EXHAUSTED, "no memory for a plan");
+  const char *wanted = p->device == TH_DEVICE_CUDA ? "cubin" : "elf-so";
   for (size_t i = 0; i < p->n_kernel_symbol; i++) {
+    const Thunder__Wire__Module *m = x->wire->modules[p->kernel_module[i]];
+    if (!is_kind(m, wanted)) return TH_ERROR(UNIMPLEMENTED, "plan: kernel %.60s of a plan for device kind %u is in a module of kind %s, want %s", p->kernel_symbol[i], p->device, m->kind, wanted);
+    if (p->device == TH_DEVICE_CUDA) continue;
     *(void **)&plan->kernels[i] = dlsym(x->modules[p->kernel_module[i]], p->kernel_symbol[i]);
     if (!plan->kernels[i]) return BAD("the generated code has no function %.60s", p->kernel_symbol[i]);
   }
   for (size_t i = 0; i < p->n_instr_kind; i++) {
     const char *name = p->instr_kind[i] == TH_INSTR_LIBRARY || p->instr_kind[i] == TH_INSTR_START ? p->strings[p->instr_target[i]] : NULL;
-    if (p->instr_kind[i] == TH_INSTR_LIBRARY && !(plan->functions[i] = th_library_find(name))) return TH_ERROR(UNIMPLEMENTED, "plan: this runtime has no library function \"%.60s\"", name);
+    if (p->instr_kind[i] == TH_INSTR_LIBRARY) {
+      plan->functions[i] = !strchr(name, '.') == (p->device == TH_DEVICE_HOST) ? th_library_find(name) : NULL;
+      if (!plan->functions[i]) return TH_ERROR(UNIMPLEMENTED, "plan: this runtime has no library function \"%.60s\" for device kind %u", name, p->device);
+    }
+    if (p->n_instr_blob && p->instr_blob[i] && !is_kind(x->wire->modules[p->instr_blob[i] - 1], "cudnn-plan")) return BAD("the blob of instruction %zu is module %u, which is none", i, p->instr_blob[i] - 1);
+    if (p->instr_kind[i] == TH_INSTR_SCALARS) TH_TRY(th__scalars_decode(p, i, &plan->scalars[i]));
+    for (uint32_t end = p->instr_tensors_begin[i + 1], k = end - p->instr_outputs[i]; k < end; k++) {
+      uint32_t b = p->tensor_buffer[p->instr_tensors[k]];
+      if (p->buffer_kind[b] == TH_BUFFER_BORROWED) plan->written[p->buffer_index[b]] = true;
+    }
     if (p->instr_kind[i] == TH_INSTR_START) TH_TRY(read_collective(name, &plan->collectives[i]));
   }
+  for (size_t i = 0; i < p->n_expr_kind; i++) plan->dynamic |= p->expr_kind[i] == TH_EXPR_SYMBOL || p->expr_kind[i] == TH_EXPR_SIZE || p->expr_kind[i] == TH_EXPR_INTEGER;
   for (uint32_t i = 0; i < p->n_buffer_kind; i++)
     if (p->buffer_kind[i] == TH_BUFFER_ESCAPING) plan->escaping[plan->n_escaping++] = i;
   return TH_OK;
@@ -202,10 +249,13 @@ static th_status load(th_program *x) {
     th_plan *plan = &x->plans[x->n_plans++];
     plan->program = x;
     plan->wire = w->plans[i];
+    plan->index = (uint32_t)i;
+    plan->device = (int32_t)w->plans[i]->device;
     pthread_mutex_init(&plan->lock, NULL);
     TH_TRY(resolve(x, plan));
   }
-  for (size_t i = 0; i < w->n_modules; i++) { /* loaded: the bytes are not needed again */
+  for (size_t i = 0; i < w->n_modules; i++) { /* loaded: the bytes are not needed again, but for a device's */
+    if (!x->modules[i]) continue;
     free(w->modules[i]->code.data);
     w->modules[i]->code = (ProtobufCBinaryData){0};
   }
@@ -215,6 +265,7 @@ static th_status load(th_program *x) {
 th_status th_program_load(const uint8_t *bytes, size_t size, th_program **out) {
   th_program *x = calloc(1, sizeof *x);
   if (!x) return TH_ERROR(RESOURCE_EXHAUSTED, "no memory for a program");
+  pthread_mutex_init(&x->lock, NULL);
   x->wire = thunder__wire__executable__unpack(NULL, size, bytes);
   th_status status = x->wire ? load(x) : BAD("these %zu bytes are not an Executable message", size);
   if (status) {
@@ -228,8 +279,12 @@ th_status th_program_load(const uint8_t *bytes, size_t size, th_program **out) {
 
 void th_program_free(th_program *x) {
   if (!x) return;
+  th__cuda_program_free(x->cuda);
   for (size_t i = 0; i < x->n_plans; i++) {
     th_plan *p = &x->plans[i];
+    for (size_t k = 0; p->scalars && k < p->wire->n_instr_kind; k++) th__scalars_free(p->scalars[k]);
+    free(p->scalars);
+    free(p->written);
     free(p->kernels);
     free(p->functions);
     free(p->collectives);
@@ -242,6 +297,7 @@ void th_program_free(th_program *x) {
     if (x->modules[i]) dlclose(x->modules[i]);
   free(x->modules);
   free(x->plans);
+  pthread_mutex_destroy(&x->lock);
   if (x->wire) thunder__wire__executable__free_unpacked(x->wire, NULL);
   free(x);
 }
@@ -265,6 +321,8 @@ uint32_t th_plan_input_symbol(const th_plan *p, uint32_t i) {
   return TH_NO_SYMBOL;
 }
 th_dtype th_plan_input_dtype(const th_plan *p, uint32_t i) { return th_dtype_from_wire((int)p->wire->tensor_dtype[p->wire->input_tensor[i]]); }
+int32_t th_plan_device(const th_plan *p) { return p->device; }
+bool th_plan_input_on_host(const th_plan *p, uint32_t i) { return p->device == TH_DEVICE_HOST || th__input_on_host(p->wire, i); }
 uint32_t th_plan_output_kind(const th_plan *p, uint32_t i) { return p->wire->output_kind[i]; }
 uint32_t th_plan_output_base(const th_plan *p, uint32_t i) { return p->wire->output_base[i]; }
 uint64_t th_plan_predicted_peak(const th_plan *p) { return p->wire->predicted_peak; }

@@ -1,25 +1,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "executors/run/half.h"
 #include "executors/run/library.h"
 
 int64_t th_view_numel(const th_view *v) {
   int64_t n = 1;
   for (uint32_t i = 0; i < v->rank; i++) n *= v->dims[i];
   return n;
-}
-
-static float load_bf16(uint16_t h) {
-  uint32_t u = (uint32_t)h << 16;
-  float f;
-  memcpy(&f, &u, 4);
-  return f;
-}
-
-static uint16_t store_bf16(float f) {
-  uint32_t u;
-  memcpy(&u, &f, 4);
-  return f != f ? 0x7fc0 : (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
 #define LOOP(from_type, to_type, expression)                                          \
@@ -35,8 +23,8 @@ static void copy_row(th_dtype a, const void *from, int64_t from_stride, th_dtype
   else if (a == b && size == 2) LOOP(uint16_t, uint16_t, x)
   else if (a == b && size == 4) LOOP(uint32_t, uint32_t, x)
   else if (a == b && size == 8) LOOP(uint64_t, uint64_t, x)
-  else if (a == TH_DTYPE_bf16 && b == TH_DTYPE_f32) LOOP(uint16_t, float, load_bf16(x))
-  else if (a == TH_DTYPE_f32 && b == TH_DTYPE_bf16) LOOP(float, uint16_t, store_bf16(x))
+  else if (a == TH_DTYPE_bf16 && b == TH_DTYPE_f32) LOOP(uint16_t, float, th__from_bf16(x))
+  else if (a == TH_DTYPE_f32 && b == TH_DTYPE_bf16) LOOP(float, uint16_t, th__to_bf16(x))
   else if (a == TH_DTYPE_f32 && b == TH_DTYPE_f64) LOOP(float, double, x)
   else if (a == TH_DTYPE_f64 && b == TH_DTYPE_f32) LOOP(double, float, (float)x)
 }

@@ -30,12 +30,21 @@ uint32_t th_plan_input_kind(const th_plan *plan, uint32_t input);
 #define TH_NO_SYMBOL UINT32_MAX
 uint32_t th_plan_input_symbol(const th_plan *plan, uint32_t input); /* the symbol (Trace.symbol_*) that this integer gives, else TH_NO_SYMBOL */
 th_dtype th_plan_input_dtype(const th_plan *plan, uint32_t input);
+int32_t th_plan_device(const th_plan *plan); /* DLPack's number: 1 host memory, 2 CUDA */
+bool th_plan_input_on_host(const th_plan *plan, uint32_t input); /* in host memory whatever the plan's device */
 uint32_t th_plan_output_kind(const th_plan *plan, uint32_t output);
 uint32_t th_plan_output_base(const th_plan *plan, uint32_t output);
 uint64_t th_plan_predicted_peak(const th_plan *plan); /* bytes, with every symbol at its smallest value */
 uint32_t th_plan_instruction_count(const th_plan *plan);
+/* What kernels of earlier calls of the plan's program reported, once: OUT_OF_RANGE for an index, INVALID_ARGUMENT for a division by zero. A
+ * kernel's fault is known when it has run, so a call may return before its own is; every later call asks this first. Waits for nothing:
+ * complete after the device was waited for. Thread-safe; of plans for the host always TH_OK. */
+th_status th_plan_check_errors(th_plan *plan);
+/* Waits for the plan's last step on each device and forgets its CUDA graph: the memory that its steps were given (th_run_set_arena) is the
+ * caller's again. Blocks while a call of the plan is issued. The next step begins anew. Thread-safe; nothing for plans for the host. */
+th_status th_plan_release(th_plan *plan);
 
-/* An input: a tensor in this process's memory. dims and strides (elements) are borrowed for the call. */
+/* An input: a tensor in this process's memory, or on the call's device (th_run_set_stream). dims and strides (elements) are borrowed for the call. */
 typedef struct th_tensor_in {
   void *data;
   th_dtype dtype;
@@ -59,8 +68,24 @@ typedef struct th_run th_run; /* one call */
 th_status th_run_begin(th_plan *plan, const th_tensor_in *inputs, uint32_t count, th_run **out);
 /* Bytes to allocate for each escaping buffer: call with i = 0, 1, … until false. `slot` is the output it belongs to. */
 bool th_run_escaping(const th_run *run, uint32_t i, uint32_t *out_slot, int64_t *out_bytes);
-void th_run_set_escaping(th_run *run, uint32_t i, void *data); /* aligned to 64 bytes or as PyTorch's allocator does */
-/* Executes the instructions. OUT_OF_RANGE for an index out of range in the program's data. */
+void th_run_set_escaping(th_run *run, uint32_t i, void *data); /* aligned to 64 bytes or as PyTorch's allocator does; on the call's device */
+
+/* Calls of plans for a device want these too, in this order, before th_run_execute; of plans for the host they say and do nothing.
+ * Inputs whose address is no multiple of 16 bytes are copied; one that is written in place is refused by th_run_begin. */
+void th_run_set_stream(th_run *run, int32_t device, void *stream); /* its number; a CUstream (NULL: the legacy default stream) of its primary context */
+/* This call is one of a sequence of steps that get the same memory (th_run_set_arena) for as long as it is large enough: the second with the
+ * same addresses and sizes is captured into a CUDA graph, later ones are replays of it. User inputs (64 MB of them at most) are copied into that memory and
+ * results out of it, so these may be elsewhere in each call. One such call of a plan at a time. */
+th_status th_run_set_step(th_run *run);
+/* Bytes of device memory that the call uses, alignment included; 0: none. */
+int64_t th_run_arena(const th_run *run);
+/* `data` stays the caller's, who keeps it until the work on the stream is done (in stream order: PyTorch's allocator does so by itself); of
+ * a step until th_plan_release. Any alignment. */
+void th_run_set_arena(th_run *run, void *data);
+
+/* Executes the instructions. OUT_OF_RANGE for an index out of range in the program's data. A plan for a device: puts them on the stream and
+ * returns; an error of an earlier call's kernels (th_plan_check_errors) comes back here, and then nothing was done. UNAVAILABLE without a
+ * driver or a device, RESOURCE_EXHAUSTED out of device memory, INTERNAL naming the CUDA call. */
 th_status th_run_execute(th_run *run);
 void th_run_output(const th_run *run, uint32_t output, th_tensor_out *out);
 void th_run_end(th_run *run); /* NULL is fine */

@@ -1,0 +1,329 @@
+/* A call of a plan for CUDA: scalar programs on the host, what they staged to the device in one copy, then the device's instructions on the
+ * caller's stream. Nothing here waits for the device.
+ *
+ *   the caller's memory:  arena | copy of what is staged, constants behind it | copies of inputs | results that stay in place from step to step */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "executors/run/cuda/program.h"
+
+enum { ALIGNMENT = 256, INPUT_ALIGNMENT = 16, MANY = 2048, MANY_SIZES = 256, PLAIN_SHARED = 48 << 10, USER = 0 /* Trace.input_kind */ };
+static const int64_t copied_at_most = 64 << 20; /* bytes of user inputs that a step copies, so that it does not depend on where they are */
+
+static int64_t rounded(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
+
+static int64_t place(th_run_layout *l, int64_t bytes) {
+  int64_t at = l->total;
+  l->total += rounded(bytes > 0 ? bytes : 0);
+  return at;
+}
+
+/* Inputs that the device reads elsewhere: small user inputs of a step, and what no kernel may assume to be aligned. */
+static th_status place_copies(th_run *run) {
+  const th_plan *plan = run->plan;
+  const Thunder__Wire__Plan *p = plan->wire;
+  th_run_layout *l = &run->layout;
+  int64_t user_bytes = 0;
+  for (uint32_t i = 0; i < run->n_inputs; i++) {
+    th_view v;
+    l->copies[i] = -1;
+    if (th__input_on_host(p, i)) continue;
+    th__run_view(run, p->input_tensor[i], &v);
+    l->copy_bytes[i] = th__view_extent(&v);
+    if (p->input_kind[i] == USER) user_bytes += l->copy_bytes[i];
+  }
+  bool steady = run->step && !plan->no_graph && user_bytes < copied_at_most;
+  for (uint32_t i = 0; i < run->n_inputs; i++) {
+    if (th__input_on_host(p, i) || l->copy_bytes[i] <= 0) continue;
+    bool written = plan->written[i] || (p->input_flags[i] & TH_INPUT_FLAG_DONATED), odd = (uintptr_t)run->inputs[i] % INPUT_ALIGNMENT;
+    if (odd && written)
+      return TH_ERROR(INVALID_ARGUMENT, "input %u is at an address (%p) that is no multiple of %d bytes, and it is written in place; give a copy of it (.clone())", i, run->inputs[i], INPUT_ALIGNMENT);
+    if (odd || (steady && !written && p->input_kind[i] == USER)) l->copies[i] = place(l, l->copy_bytes[i]);
+  }
+  return TH_OK;
+}
+
+th_status th__cuda_lay_out(th_run *run) {
+  const th_plan *plan = run->plan;
+  const Thunder__Wire__Plan *p = plan->wire;
+  th_run_layout *l = &run->layout;
+  if (!l->copies) {
+    l->copies = calloc(2 * (size_t)run->n_inputs + plan->n_escaping + p->n_constants + 1, sizeof *l->copies);
+    if (!l->copies) return TH_ERROR(RESOURCE_EXHAUSTED, "no memory for a call");
+    l->copy_bytes = l->copies + run->n_inputs;
+    l->escaping = l->copy_bytes + run->n_inputs;
+    l->constants = l->escaping + plan->n_escaping;
+  }
+  l->total = 0;
+  place(l, run->values[p->arena_size]);
+  l->staged = l->staged_total = p->has_staged_size && run->values[p->staged_size] > 0 ? run->values[p->staged_size] : 0;
+  for (size_t i = 0; i < p->n_constants; i++) {
+    l->constants[i] = (l->staged_total + 15) / 16 * 16;
+    l->staged_total = l->constants[i] + (int64_t)p->constants[i].len;
+  }
+  l->mirror = place(l, l->staged_total);
+  TH_TRY(place_copies(run));
+  for (uint32_t i = 0; i < plan->n_escaping; i++) l->escaping[i] = run->step && !plan->no_graph ? place(l, run->values[p->buffer_size[plan->escaping[i]]]) : -1;
+  return TH_OK;
+}
+
+/* ---- instructions ---- */
+
+static CUdeviceptr device_address(const void *p) { return (CUdeviceptr)(uintptr_t)p; }
+
+static th_status launch(th_cuda_call *c, size_t i) {
+  const th_run *run = c->run;
+  const Thunder__Wire__Plan *p = run->plan->wire;
+  void *buffers[MANY + 1], *parameters[MANY + 1 + MANY_SIZES + 1];
+  int64_t sizes[MANY_SIZES];
+  CUdeviceptr bad = c->on->bad_address;
+  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, first = p->instr_ints_begin[i], n_sizes = p->instr_ints_begin[i + 1] - first, at = 0;
+  if (n > MANY || n_sizes > MANY_SIZES) return TH_ERROR(UNIMPLEMENTED, "instruction %zu has %u tensors and %u sizes", i, n, n_sizes);
+  for (uint32_t k = 0; k < n_sizes; k++) sizes[k] = run->values[p->instr_ints[first + k]];
+  if (!sizes[0] || !sizes[1]) return TH_OK; /* nothing to compute */
+  if (sizes[0] < 0 || sizes[0] > INT32_MAX || sizes[1] < 0 || sizes[1] > UINT16_MAX || sizes[2] < 1 || sizes[2] > 1024 || sizes[3] < 0 || sizes[3] > INT32_MAX)
+    return TH_ERROR(INVALID_ARGUMENT, "instruction %zu (%s) launches %" PRId64 " x %" PRId64 " blocks of %" PRId64 " threads with %" PRId64 " bytes of shared memory", i,
+                    p->kernel_symbol[p->instr_target[i]], sizes[0], sizes[1], sizes[2], sizes[3]);
+  for (uint32_t k = 0; k < n; k++) buffers[k] = run->tensors[p->instr_tensors[begin + k]];
+  if (p->n_instr_scratch && p->instr_scratch[i]) buffers[n++] = run->tensors[p->instr_scratch[i] - 1];
+  for (uint32_t k = 0; k < n; k++) parameters[at++] = &buffers[k];
+  for (uint32_t k = 4; k < n_sizes; k++) parameters[at++] = &sizes[k];
+  parameters[at++] = &bad;
+  CUfunction function = c->plan->functions[p->instr_target[i]];
+  int64_t *shared = &c->plan->shared[p->instr_target[i]];
+  if (sizes[3] > PLAIN_SHARED && sizes[3] > *shared) {
+    TH_TRY(th_status_prefix(TH_CUDA(c->driver, function_set, (function, TH_CU_FUNC_SHARED_BYTES, (int)sizes[3])), "%s wants %" PRId64 " bytes of shared memory", p->kernel_symbol[p->instr_target[i]], sizes[3]));
+    *shared = sizes[3];
+  }
+  return th_status_prefix(TH_CUDA(c->driver, launch, (function, (unsigned)sizes[0], (unsigned)sizes[1], 1, (unsigned)sizes[2], 1, 1, (unsigned)sizes[3], c->stream, parameters, NULL)),
+                          "instruction %zu (%s, captured op %d)", i, p->kernel_symbol[p->instr_target[i]], (int)p->instr_op[i]);
+}
+
+static th_status library(th_cuda_call *c, size_t i) {
+  const th_run *run = c->run;
+  const Thunder__Wire__Plan *p = run->plan->wire;
+  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, first = p->instr_ints_begin[i], n_ints = p->instr_ints_begin[i + 1] - first, results = p->instr_outputs[i];
+  th_view views[16], scratch;
+  int64_t ints[MANY_SIZES];
+  if (n > 16 || n_ints > MANY_SIZES) return TH_ERROR(UNIMPLEMENTED, "library call %zu has %u tensors and %u ints", i, n, n_ints);
+  for (uint32_t k = 0; k < n; k++) th__run_view(run, p->instr_tensors[begin + k], &views[k]);
+  for (uint32_t k = 0; k < n_ints; k++) ints[k] = run->values[p->instr_ints[first + k]];
+  const double *scale = p->instr_floats + p->instr_floats_begin[i];
+  th_library_args args = {.operands = views, .results = views + n - results, .n_operands = n - results, .n_results = results, .n_ints = n_ints, .ints = ints,
+                          .alpha = scale[0], .beta = scale[1], .context = &run->context, .stream = c->stream, .device = run->device, .capturing = c->capturing, .state = &c->plan->states[i]};
+  if (p->n_instr_scratch && p->instr_scratch[i]) {
+    th__run_view(run, p->instr_scratch[i] - 1, &scratch);
+    args.scratch = scratch.data;
+    args.scratch_bytes = (size_t)th__view_extent(&scratch);
+  }
+  if (p->n_instr_blob && p->instr_blob[i]) {
+    const Thunder__Wire__Module *m = run->plan->program->wire->modules[p->instr_blob[i] - 1];
+    args.blob = m->code.data;
+    args.blob_size = m->code.len;
+  }
+  return th_status_prefix(run->plan->functions[i](&args), "instruction %zu (%s, captured op %d)", i, p->strings[p->instr_target[i]], (int)p->instr_op[i]);
+}
+
+/* Its elements are all of an extent of memory, each once or (stride 0) more often. */
+static bool is_dense(const th_view *v) {
+  int64_t run = 1;
+  for (bool found = true; found;) {
+    found = false;
+    for (uint32_t i = 0; i < v->rank && !found; i++)
+      if (v->dims[i] != 1 && v->strides[i] == run) found = true, run *= v->dims[i];
+  }
+  return run * (int64_t)th_dtype_size(v->dtype) == th__view_extent(v);
+}
+
+static th_status copy_views(th_cuda_call *c, size_t i, const th_view *from, const th_view *to) {
+  bool alike = from->rank == to->rank;
+  if (from->dtype != to->dtype || th_view_numel(from) != th_view_numel(to)) return TH_ERROR(INVALID_ARGUMENT, "instruction %zu copies unequal tensors", i);
+  if (!th_view_numel(from) || from->data == to->data) return TH_OK;
+  for (uint32_t k = 0; alike && k < from->rank; k++) alike = from->dims[k] == to->dims[k] && (from->dims[k] == 1 || from->strides[k] == to->strides[k]);
+  if (!alike || !is_dense(from)) return TH_ERROR(UNIMPLEMENTED, "instruction %zu copies tensors that are laid out differently; on a device that takes a kernel", i);
+  return th_status_prefix(TH_CUDA(c->driver, copy, (device_address(to->data), device_address(from->data), (size_t)th__view_extent(from), c->stream)), "instruction %zu (copy)", i);
+}
+
+static th_status fill(th_cuda_call *c, size_t i, const th_view *v) {
+  const th_cuda_driver *d = c->driver;
+  uint64_t raw;
+  size_t size = th_dtype_size(v->dtype), n = size ? (size_t)th__view_extent(v) / size : 0;
+  CUdeviceptr at = device_address(v->data);
+  TH_TRY(th__run_fill_value(c->run, i, v->dtype, &raw));
+  if (!n) return TH_OK;
+  uint32_t low = (uint32_t)raw, high = (uint32_t)(raw >> 32);
+  if (!is_dense(v) || (size == 8 && n > 1 && low != high)) return TH_ERROR(UNIMPLEMENTED, "instruction %zu fills a tensor of %zu %s with what takes a kernel on a device", i, n, th_dtype_name(v->dtype));
+  if (size == 1) return TH_CUDA(d, set_8, (at, (uint8_t)raw, n, c->stream));
+  if (size == 2) return TH_CUDA(d, set_16, (at, (uint16_t)raw, n, c->stream));
+  if (size == 4) return TH_CUDA(d, set_32, (at, low, n, c->stream));
+  if (low == high) return TH_CUDA(d, set_32, (at, low, 2 * n, c->stream));
+  TH_TRY(TH_CUDA(d, set_32, (at, low, 1, c->stream)));
+  return TH_CUDA(d, set_32, (at + 4, high, 1, c->stream));
+}
+
+static th_status collective(th_cuda_call *c, size_t i) {
+  const Thunder__Wire__Plan *p = c->run->plan->wire;
+  uint32_t n = p->instr_outputs[i], begin = p->instr_tensors_begin[i];
+  if (c->run->context.world > 1) return TH_ERROR(UNIMPLEMENTED, "instruction %zu: a collective of %d ranks in a plan for CUDA", i, c->run->context.world);
+  for (uint32_t k = 0; k < n; k++) {
+    th_view from, to;
+    th__run_view(c->run, p->instr_tensors[begin + k], &from);
+    th__run_view(c->run, p->instr_tensors[begin + n + k], &to);
+    TH_TRY(copy_views(c, i, &from, &to));
+  }
+  return TH_OK;
+}
+
+th_status th__cuda_issue(th_cuda_call *c) {
+  const Thunder__Wire__Plan *p = c->run->plan->wire;
+  th__run_fill_tensors(c->run);
+  for (size_t i = 0; i < p->n_instr_kind; i++) {
+    th_view a, b;
+    switch (p->instr_kind[i]) {
+      case TH_INSTR_KERNEL: TH_TRY(launch(c, i)); break;
+      case TH_INSTR_LIBRARY: TH_TRY(library(c, i)); break;
+      case TH_INSTR_START: TH_TRY(collective(c, i)); break;
+      case TH_INSTR_COPY:
+        th__run_view(c->run, p->instr_tensors[p->instr_tensors_begin[i]], &a);
+        th__run_view(c->run, p->instr_tensors[p->instr_tensors_begin[i] + 1], &b);
+        TH_TRY(copy_views(c, i, &a, &b));
+        break;
+      case TH_INSTR_FILL:
+        th__run_view(c->run, p->instr_tensors[p->instr_tensors_begin[i]], &a);
+        TH_TRY(th_status_prefix(fill(c, i, &a), "instruction %zu (fill)", i));
+        break;
+      default: break; /* scalars ran before; a wait has nothing to wait for on one stream */
+    }
+  }
+  return TH_OK;
+}
+
+/* ---- a call ---- */
+
+/* Marks the end of the work put on the stream so far. Where that fails the work is waited for: nothing is pending then. */
+static th_status record(th_cuda_call *c, CUevent event, bool *out_pending) {
+  th_status status = TH_CUDA(c->driver, event_record, (event, c->stream));
+  *out_pending = !status;
+  return status ? th_status_join(status, TH_CUDA(c->driver, stream_synchronize, (c->stream))) : TH_OK;
+}
+
+/* What is staged goes to the device in one copy. Of pageable memory the driver has made its own copy when it returns, where that is little;
+ * more goes through pinned buffers, each used again when its copy is done. */
+static th_status upload(th_cuda_call *c) {
+  th_run *run = c->run;
+  const Thunder__Wire__Plan *p = run->plan->wire;
+  const th_run_layout *l = &run->layout;
+  const th_cuda_driver *d = c->driver;
+  size_t bytes = (size_t)l->staged_total;
+  CUdeviceptr to = device_address(run->device_memory + l->mirror);
+  if (!bytes) return TH_OK;
+  for (size_t i = 0; i < p->n_constants; i++)
+    if (p->constants[i].len) memcpy(run->staged + l->constants[i], p->constants[i].data, p->constants[i].len);
+  if (bytes <= TH_CUDA_PAGEABLE) return TH_CUDA(d, copy_in, (to, run->staged, bytes, c->stream));
+  th_cuda_plan *own = c->plan;
+  if (own->ring_bytes < bytes) {
+    own->ring_bytes = 0;
+    for (size_t i = 0; i < TH_CUDA_RING; i++) {
+      if (own->ring[i].used) TH_TRY(TH_CUDA(d, event_synchronize, (own->ring[i].event)));
+      own->ring[i].used = false;
+      if (own->ring[i].host) d->host_free(own->ring[i].host);
+      own->ring[i].host = NULL;
+      TH_TRY(TH_CUDA(d, host_alloc, (&own->ring[i].host, bytes, TH_CU_HOST_PORTABLE)));
+      if (!own->ring[i].event) TH_TRY(TH_CUDA(d, event_create, (&own->ring[i].event, TH_CU_EVENT_DISABLE_TIMING)));
+    }
+    own->ring_bytes = bytes;
+  }
+  unsigned at = own->ring_next++ % TH_CUDA_RING;
+  if (own->ring[at].used) TH_TRY(TH_CUDA(d, event_synchronize, (own->ring[at].event)));
+  memcpy(own->ring[at].host, run->staged, bytes);
+  TH_TRY(TH_CUDA(d, copy_in, (to, own->ring[at].host, bytes, c->stream)));
+  return record(c, own->ring[at].event, &own->ring[at].used);
+}
+
+/* From host addresses to the device's. What stays on the host becomes NULL, so that equal steps have equal addresses. */
+static void fill_device_buffers(th_run *run) {
+  const th_plan *plan = run->plan;
+  const Thunder__Wire__Plan *p = plan->wire;
+  const th_run_layout *l = &run->layout;
+  char *base = run->device_memory;
+  for (size_t i = 0; i < p->n_buffer_kind; i++) {
+    uint32_t index = p->buffer_index[i];
+    if (p->buffer_kind[i] == TH_BUFFER_BORROWED) run->buffers[i] = th__input_on_host(p, index) ? NULL : l->copies[index] >= 0 ? base + l->copies[index] : run->inputs[index];
+    else if (p->buffer_kind[i] == TH_BUFFER_ARENA) run->buffers[i] = base + run->values[p->buffer_offset[i]];
+    else if (p->buffer_kind[i] == TH_BUFFER_STAGED) run->buffers[i] = base + l->mirror + run->values[p->buffer_offset[i]];
+    else if (p->buffer_kind[i] == TH_BUFFER_CONSTANT) run->buffers[i] = base + l->mirror + l->constants[index];
+  }
+  for (uint32_t i = 0; i < plan->n_escaping; i++) run->buffers[plan->escaping[i]] = l->escaping[i] >= 0 ? base + l->escaping[i] : run->outputs[i];
+}
+
+static th_status begin_step(th_cuda_call *c) { /* after what the last one does with the memory they share */
+  th_cuda_graph *g = &c->plan->graph;
+  if (!g->done) TH_TRY(TH_CUDA(c->driver, event_create, (&g->done, TH_CU_EVENT_DISABLE_TIMING)));
+  return g->pending && g->last != c->stream ? TH_CUDA(c->driver, stream_wait, (c->stream, g->done, 0)) : TH_OK;
+}
+
+static th_status end_step(th_cuda_call *c) {
+  c->plan->graph.last = c->stream;
+  return record(c, c->plan->graph.done, &c->plan->graph.pending);
+}
+
+static th_status execute(th_cuda_call *c) {
+  th_run *run = c->run;
+  const th_plan *plan = run->plan;
+  const Thunder__Wire__Plan *p = plan->wire;
+  const th_run_layout *l = &run->layout;
+  const th_cuda_driver *d = c->driver;
+  int capturing = 0;
+  TH_TRY(th__cuda_plan_prepare(c->on, plan, c->plan));
+  TH_TRY(TH_CUDA(d, stream_capturing, (c->stream, &capturing)));
+  if (capturing) return TH_ERROR(FAILED_PRECONDITION, "the current stream is being captured into a CUDA graph; a compiled program cannot be part of it (its steps are CUDA graphs of their own)");
+  if (l->total && !run->device_memory) return TH_ERROR(FAILED_PRECONDITION, "the call has no memory; th_run_set_arena was not called");
+  for (size_t i = 0; i < p->n_instr_kind; i++)
+    if (plan->scalars[i]) TH_TRY(th__scalars_run(run, i));
+  if (run->step) TH_TRY(begin_step(c));
+  th_status status;
+  TH_TRY_CLEANUP(upload(c));
+  for (uint32_t i = 0; i < run->n_inputs; i++)
+    if (l->copies[i] >= 0) TH_TRY_CLEANUP(TH_CUDA(d, copy, (device_address(run->device_memory + l->copies[i]), device_address(run->inputs[i]), (size_t)l->copy_bytes[i], c->stream)));
+  fill_device_buffers(run);
+  TH_TRY_CLEANUP(run->step && !plan->no_graph ? th__cuda_step(c) : th__cuda_issue(c));
+  for (uint32_t i = 0; i < plan->n_escaping; i++) {
+    int64_t bytes = run->values[p->buffer_size[plan->escaping[i]]];
+    if (l->escaping[i] >= 0 && bytes > 0) TH_TRY_CLEANUP(TH_CUDA(d, copy, (device_address(run->outputs[i]), device_address(run->device_memory + l->escaping[i]), (size_t)bytes, c->stream)));
+  }
+cleanup:
+  return run->step ? th_status_join(status, end_step(c)) : status;
+}
+
+th_status th__cuda_execute(th_run *run) {
+  th_cuda_call c = {.run = run, .stream = run->stream};
+  CUcontext before;
+  TH_TRY(th__cuda_program_get((th_program *)run->plan->program, run->device, &c.on));
+  TH_TRY(th__cuda_program_check(c.on));
+  c.driver = c.on->driver;
+  c.plan = &c.on->plans[run->plan->index];
+  TH_TRY(th_cuda_context_enter(c.driver, c.on->context, &before));
+  pthread_mutex_lock(&c.plan->lock);
+  th_status status = execute(&c);
+  pthread_mutex_unlock(&c.plan->lock);
+  th_cuda_context_leave(c.driver, c.on->context, before);
+  return status;
+}
+
+/* ---- thunder.h ---- */
+
+void th_run_set_stream(th_run *run, int32_t device, void *stream) {
+  run->device = device;
+  run->stream = stream;
+}
+
+th_status th_run_set_step(th_run *run) {
+  if (run->plan->device != TH_DEVICE_CUDA) return TH_OK;
+  run->step = true;
+  return th__cuda_lay_out(run);
+}
+
+int64_t th_run_arena(const th_run *run) { return run->plan->device == TH_DEVICE_CUDA && run->layout.total ? run->layout.total + ALIGNMENT : 0; }
+
+void th_run_set_arena(th_run *run, void *data) { run->device_memory = data ? (char *)(((uintptr_t)data + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT) : NULL; }

@@ -1,0 +1,104 @@
+/* A plan for host memory: its instructions in order, in the calling thread. */
+#include <inttypes.h>
+
+#include "executors/run/run.h"
+
+enum { MANY = 2048 };
+
+static th_status run_kernel(th_run *run, size_t i) {
+  const Thunder__Wire__Plan *p = run->plan->wire;
+  void *buffers[MANY];
+  int64_t sizes[256];
+  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, first = p->instr_ints_begin[i], n_sizes = p->instr_ints_begin[i + 1] - first;
+  if (n > MANY || n_sizes > 256) return TH_ERROR(UNIMPLEMENTED, "instruction %zu has %u tensors and %u sizes", i, n, n_sizes);
+  for (uint32_t k = 0; k < n; k++) buffers[k] = run->tensors[p->instr_tensors[begin + k]];
+  for (uint32_t k = 0; k < n_sizes; k++) sizes[k] = run->values[p->instr_ints[first + k]];
+  int bad = run->plan->kernels[p->instr_target[i]](buffers, sizes, NULL, &run->context);
+  if (!bad) return TH_OK;
+  if (bad & TH_KERNEL_INDEX) return TH_ERROR(OUT_OF_RANGE, "an index is out of range (instruction %zu, captured op %d)", i, (int)p->instr_op[i]);
+  return TH_ERROR(INVALID_ARGUMENT, "integer division by zero (instruction %zu, captured op %d)", i, (int)p->instr_op[i]);
+}
+
+static th_status run_library(th_run *run, size_t i) {
+  const Thunder__Wire__Plan *p = run->plan->wire;
+  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, first = p->instr_ints_begin[i], n_ints = p->instr_ints_begin[i + 1] - first;
+  th_view views[16];
+  int64_t ints[256];
+  if (n > 16 || n_ints > 256) return TH_ERROR(UNIMPLEMENTED, "library call %zu has %u tensors and %u ints", i, n, n_ints);
+  for (uint32_t k = 0; k < n; k++) th__run_view(run, p->instr_tensors[begin + k], &views[k]);
+  for (uint32_t k = 0; k < n_ints; k++) ints[k] = run->values[p->instr_ints[first + k]];
+  const double *scale = p->instr_floats + p->instr_floats_begin[i];
+  uint32_t results = p->instr_outputs[i];
+  th_library_args args = {.operands = views, .results = views + n - results, .n_operands = n - results, .n_results = results, .n_ints = n_ints, .ints = ints,
+                          .alpha = scale[0], .beta = scale[1], .context = &run->context};
+  return th_status_prefix(run->plan->functions[i](&args), "instruction %zu", i);
+}
+
+static th_status start_collective(th_run *run, size_t i) {
+  const Thunder__Wire__Plan *p = run->plan->wire;
+  uint32_t n = p->instr_outputs[i], begin = p->instr_tensors_begin[i];
+  th_segment segments[512];
+  th_view in, out = {0};
+  if (n > 512) return TH_ERROR(UNIMPLEMENTED, "a collective of %u tensors", n);
+  for (uint32_t k = 0; k < n; k++) {
+    th__run_view(run, p->instr_tensors[begin + k], &in);
+    th__run_view(run, p->instr_tensors[begin + n + k], &out);
+    int64_t a = th_view_numel(&in), b = th_view_numel(&out);
+    segments[k] = (th_segment){.input = in.data == out.data ? NULL : in.data, .output = out.data, .count = (size_t)(a < b ? a : b)};
+    if (run->context.world == 1 && in.data != out.data) th_view_copy(&in, &out, run->context.threads);
+  }
+  if (run->context.world == 1) return TH_OK;
+  if (p->instr_ints_begin[i + 1] > p->instr_ints_begin[i] && run->values[p->instr_ints[p->instr_ints_begin[i]]] != 0)
+    return TH_ERROR(UNIMPLEMENTED, "a %s along dimension %" PRId64 "; dimension 0 is supported", p->strings[p->instr_target[i]], run->values[p->instr_ints[p->instr_ints_begin[i]]]);
+  th_channel *channel;
+  TH_TRY(th_world_channel(&channel));
+  th_collective_call call = {.kind = run->plan->collectives[i].kind, .reduce = run->plan->collectives[i].reduce, .dtype = out.dtype, .segments = segments, .segment_count = n, .op = (uint32_t)i};
+  return th_channel_start(channel, &call, &run->requests[i]);
+}
+
+static th_status wait_collective(th_run *run, size_t i) {
+  th_request *request = run->requests[run->plan->wire->instr_target[i]];
+  run->requests[run->plan->wire->instr_target[i]] = NULL;
+  return request ? th_request_wait(request, -1) : TH_OK;
+}
+
+static th_status copy_or_fill(th_run *run, size_t i) {
+  const Thunder__Wire__Plan *p = run->plan->wire;
+  uint32_t begin = p->instr_tensors_begin[i];
+  th_view a, b;
+  th__run_view(run, p->instr_tensors[begin], &a);
+  if (p->instr_kind[i] == TH_INSTR_COPY) {
+    th__run_view(run, p->instr_tensors[begin + 1], &b);
+    if (a.dtype != b.dtype || th_view_numel(&a) != th_view_numel(&b)) return TH_ERROR(INVALID_ARGUMENT, "instruction %zu copies unequal tensors", i);
+    th_view_copy(&a, &b, run->context.threads);
+    return TH_OK;
+  }
+  uint64_t raw;
+  TH_TRY(th__run_fill_value(run, i, a.dtype, &raw));
+  th_view from = a;
+  from.data = &raw;
+  for (uint32_t k = 0; k < TH_RUN_RANK; k++) from.strides[k] = 0;
+  th_view_copy(&from, &a, run->context.threads);
+  return TH_OK;
+}
+
+th_status th__host_execute(th_run *run) {
+  const Thunder__Wire__Plan *p = run->plan->wire;
+  th__run_fill_tensors(run);
+  for (size_t i = 0; i < p->n_instr_kind; i++) {
+    th_status status;
+    switch (p->instr_kind[i]) {
+      case TH_INSTR_KERNEL: status = run_kernel(run, i); break;
+      case TH_INSTR_LIBRARY: status = run_library(run, i); break;
+      case TH_INSTR_START: status = start_collective(run, i); break;
+      case TH_INSTR_WAIT: status = wait_collective(run, i); break;
+      case TH_INSTR_SCALARS: status = th__scalars_run(run, i); break;
+      default: status = copy_or_fill(run, i); break;
+    }
+    if (status) {
+      run->lost = th_world_lost();
+      return status;
+    }
+  }
+  return TH_OK;
+}
