@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 typedef struct th_dlversion { uint32_t major, minor; } th_dlversion;
-typedef struct th_dldevice { int32_t device_type, device_id; } th_dldevice; /* 1: host memory */
+typedef struct th_dldevice { int32_t device_type, device_id; } th_dldevice; /* 1: host memory, 2: CUDA */
 typedef struct th_dldtype { uint8_t code, bits; uint16_t lanes; } th_dldtype;
 typedef struct th_dltensor {
   void *data;

@@ -3,10 +3,15 @@
  *
  *   load(bytes) -> Program      .plans: list of Plan; .source: generated code
  *   Plan.run(inputs) -> list    tensors, or ints and floats for rank-0 inputs; a tensor or None for each output
+ *   Plan.device                 "cpu" or "cuda"; Plan.check_errors(), Plan.release(): thunder.h
  *   set_threads(n), broadcast(tensor), world(), channel_stats()
  *
  * Plan.run_step(inputs) is Plan.run and then counts a training step. Collectives are waited for without the GIL; signals that come
- * meanwhile are handled there (interrupted, below). */
+ * meanwhile are handled there (interrupted, below).
+ *
+ * Plans for CUDA take tensors of one device (and what the plan wants in host memory) and run on PyTorch's current stream. Their memory is
+ * PyTorch's as well: a call's own goes back to its allocator when the call returns, which is in stream order; a step's is held by the Plan
+ * until release(), or until another plan's does not fit beside it. */
 #define _GNU_SOURCE /* gettid */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -74,11 +79,28 @@ static int need_torch(void) {
 
 /* ---- Plan ---- */
 
-typedef struct { PyObject_HEAD PyObject *program, *explain; th_plan *plan; } PlanObject;
+typedef struct PlanObject {
+  PyObject_HEAD
+  PyObject *program, *explain;
+  th_plan *plan;
+  /* Of steps for a device: memory held from one to the next, by one thread at a time. */
+  PyObject *arena; /* uint8 tensor */
+  void *arena_data;
+  int64_t arena_bytes;
+  int32_t arena_device;
+  bool busy, release_wanted; /* a step is under way; it releases when it is done */
+  struct PlanObject *next_held; /* of those that hold memory; guarded by the GIL */
+} PlanObject;
 typedef struct { PyObject_HEAD th_program *program; } ProgramObject;
 
-static int read_input(th_plan *plan, uint32_t i, PyObject *o, th_tensor_in *in, int64_t *scalar, th_dltensor *t) {
+/* *device: of the tensors before this one; -1: none was on a device yet. */
+static int read_input(th_plan *plan, uint32_t i, PyObject *o, th_tensor_in *in, int64_t *scalar, th_dltensor *t, int32_t *device) {
+  bool on_host = th_plan_input_on_host(plan, i);
   if (PyLong_Check(o) || PyFloat_Check(o)) {
+    if (!on_host) {
+      PyErr_Format(PyExc_ValueError, "input %u is a number; the plan was made for a tensor on cuda", i);
+      return -1;
+    }
     double f = PyFloat_Check(o) ? PyFloat_AsDouble(o) : 0;
     int64_t n = PyLong_Check(o) ? PyLong_AsLongLong(o) : 0;
     if (PyErr_Occurred()) return -1;
@@ -98,9 +120,20 @@ static int read_input(th_plan *plan, uint32_t i, PyObject *o, th_tensor_in *in, 
     return -1;
   }
   if (api->dltensor_from_py_object_no_sync(o, t)) return -1;
-  if (t->device.device_type != 1) {
-    PyErr_Format(PyExc_ValueError, "input %u is not in host memory; the plan was made for the cpu", i);
+  if (on_host && t->device.device_type != 1) {
+    PyErr_Format(PyExc_ValueError, th_plan_device(plan) == 1 ? "input %u is not in host memory; the plan was made for the cpu" : "input %u is not in host memory, where the plan wants it", i);
     return -1;
+  }
+  if (!on_host) {
+    if (t->device.device_type != 2) {
+      PyErr_Format(PyExc_ValueError, "input %u is not on cuda; the plan was made for it", i);
+      return -1;
+    }
+    if (*device >= 0 && *device != t->device.device_id) {
+      PyErr_Format(PyExc_ValueError, "input %u is on cuda:%d, those before it are on cuda:%d; a call runs on one device", i, (int)t->device.device_id, (int)*device);
+      return -1;
+    }
+    *device = t->device.device_id;
   }
   in->data = (char *)t->data + t->byte_offset;
   in->dtype = t->dtype.lanes == 1 ? th_dtype_from_dlpack(t->dtype.code, t->dtype.bits) : TH_DTYPE_none;
@@ -118,8 +151,8 @@ static void set_error(void *context, const char *kind, const char *message) {
 static int dlpack_code(th_dtype dtype) { return dtype == TH_DTYPE_bool ? 6 : th_dtype_dlpack_code(dtype); }
 
 /* A tensor of PyTorch's allocator. */
-static PyObject *new_tensor(th_dtype dtype, uint32_t rank, const int64_t *dims, void **out_data) {
-  th_dltensor prototype = {.device = {1, 0}, .ndim = (int32_t)rank, .dtype = {(uint8_t)dlpack_code(dtype), (uint8_t)(th_dtype_size(dtype) * 8), 1}, .shape = (int64_t *)dims};
+static PyObject *new_tensor(th_dldevice device, th_dtype dtype, uint32_t rank, const int64_t *dims, void **out_data) {
+  th_dltensor prototype = {.device = device, .ndim = (int32_t)rank, .dtype = {(uint8_t)dlpack_code(dtype), (uint8_t)(th_dtype_size(dtype) * 8), 1}, .shape = (int64_t *)dims};
   th_dlmanaged *managed = NULL;
   void *made = NULL;
   if (api->managed_tensor_allocator(&prototype, &managed, NULL, set_error)) return NULL;
@@ -161,7 +194,7 @@ static PyObject *window(PyObject *base, const th_tensor_out *o) {
 typedef struct slot { uint32_t output; PyObject *tensor; int direct; } slot;
 
 /* Tensors for the escaping buffers: of the shape of the first output in it when that is all of it, else one-dimensional. */
-static int allocate(th_run *run, slot *slots) {
+static int allocate(th_run *run, th_dldevice device, slot *slots) {
   uint32_t output;
   int64_t bytes;
   for (uint32_t i = 0; th_run_escaping(run, i, &output, &bytes); i++) {
@@ -171,7 +204,7 @@ static int allocate(th_run *run, slot *slots) {
     int64_t item = (int64_t)th_dtype_size(o.dtype), flat = (bytes + item - 1) / item;
     slots[i].output = output;
     slots[i].direct = !o.borrowed && o.slot == output && o.offset == 0 && is_row_major(&o) && count_of(&o) * item >= bytes;
-    slots[i].tensor = slots[i].direct ? new_tensor(o.dtype, o.rank, o.dims, &data) : new_tensor(o.dtype, 1, &flat, &data);
+    slots[i].tensor = slots[i].direct ? new_tensor(device, o.dtype, o.rank, o.dims, &data) : new_tensor(device, o.dtype, 1, &flat, &data);
     if (!slots[i].tensor) return -1;
     th_run_set_escaping(run, i, data);
   }
@@ -225,6 +258,101 @@ static th_status explained(PyObject *self, th_status status) {
   return status;
 }
 
+/* ---- memory of plans for a device ---- */
+
+static PlanObject *held; /* plans that hold memory */
+
+static th_status release(PlanObject *self) {
+  if (!self->arena) return TH_OK;
+  PyObject *arena = self->arena;
+  for (PlanObject **at = &held; *at; at = &(*at)->next_held)
+    if (*at == self) {
+      *at = self->next_held;
+      break;
+    }
+  self->arena = NULL;
+  self->arena_data = NULL;
+  self->arena_bytes = 0;
+  self->release_wanted = false;
+  th_status status = th_plan_release(self->plan); /* waits for its last step, so that the memory can go to any stream */
+  Py_DECREF(arena);
+  return status;
+}
+
+static PyObject *new_arena(th_dldevice device, int64_t bytes, void **out_data) {
+  PyObject *arena = new_tensor(device, TH_DTYPE_u8, 1, &bytes, out_data);
+  if (arena || !held) return arena;
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback); /* out of memory: what others hold between their steps is let go, once */
+  for (PlanObject *p = held; p;) { /* from the start again after each: letting go of a tensor may run Python code */
+    bool free = !p->busy;
+    if (free) th_status_free(release(p));
+    p = free ? held : p->next_held;
+  }
+  arena = new_tensor(device, TH_DTYPE_u8, 1, &bytes, out_data);
+  if (arena) {
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+  } else {
+    PyErr_Clear();
+    PyErr_Restore(type, value, traceback);
+  }
+  return arena;
+}
+
+/* The device's memory for a call: that which the plan holds for its steps, else in *out_own, for this call alone. */
+static int give_arena(PlanObject *self, th_run *run, th_dldevice device, bool is_step, PyObject **out_own) {
+  int64_t bytes = th_run_arena(run);
+  void *data = NULL;
+  if (!bytes) return 0;
+  if (!is_step) {
+    if (!(*out_own = new_arena(device, bytes, &data))) return -1;
+  } else if (self->arena && self->arena_bytes >= bytes && self->arena_device == device.device_id) {
+    data = self->arena_data;
+  } else {
+    th_status status = release(self);
+    if (status) return raise(status), -1;
+    PyObject *arena = new_arena(device, bytes, &data);
+    if (!arena) return -1;
+    self->arena = arena;
+    self->arena_data = data;
+    self->arena_bytes = bytes;
+    self->arena_device = device.device_id;
+    self->next_held = held;
+    held = self;
+  }
+  th_run_set_arena(run, data);
+  return 0;
+}
+
+/* The device that a call without tensors on one runs on: PyTorch's current one. */
+static int current_device(int32_t *out) {
+  PyObject *cuda = PyImport_ImportModule("torch.cuda"), *number = cuda ? PyObject_CallMethod(cuda, "current_device", NULL) : NULL;
+  *out = number ? (int32_t)PyLong_AsLong(number) : 0;
+  Py_XDECREF(cuda);
+  Py_XDECREF(number);
+  return PyErr_Occurred() ? -1 : 0;
+}
+
+/* Device, stream and memory of a call of a plan for CUDA. *out_holds: it uses what the plan holds for steps (busy until the caller says
+ * otherwise); not while another thread runs a step of it. */
+static int prepare(PlanObject *self, th_run *run, th_dldevice *device, bool is_step, bool *out_holds, PyObject **out_own) {
+  void *stream = NULL;
+  if (device->device_id < 0 && current_device(&device->device_id)) return -1;
+  if (api->current_work_stream(device->device_type, device->device_id, &stream)) {
+    if (!PyErr_Occurred()) PyErr_Format(PyExc_RuntimeError, "PyTorch gives no current stream of cuda:%d", (int)device->device_id);
+    return -1;
+  }
+  th_run_set_stream(run, device->device_id, stream);
+  if (is_step && !self->busy) {
+    *out_holds = self->busy = true; /* from here on, as allocating may run Python code */
+    th_status status = th_run_set_step(run);
+    if (status) return raise(status), -1;
+  }
+  return give_arena(self, run, *device, *out_holds, out_own);
+}
+
 static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step) {
   th_plan *plan = ((PlanObject *)self)->plan;
   PyObject *inputs = PySequence_List(arg), *results = NULL;
@@ -237,6 +365,9 @@ static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step) {
   th_run *run = NULL;
   th_status status = TH_OK;
   bool keep = false; /* the collectives' library may still use the tensors */
+  th_dldevice device = {th_plan_device(plan), th_plan_device(plan) == 1 ? 0 : -1};
+  bool holds = false; /* this call uses what the plan holds */
+  PyObject *own = NULL;
   if (!in || !scalars || !tensors || !slots) {
     PyErr_NoMemory();
     goto cleanup;
@@ -246,10 +377,11 @@ static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step) {
     goto cleanup;
   }
   for (uint32_t i = 0; i < n; i++)
-    if (read_input(plan, i, PyList_GetItem(inputs, i), &in[i], &scalars[i], &tensors[i])) goto cleanup;
+    if (read_input(plan, i, PyList_GetItem(inputs, i), &in[i], &scalars[i], &tensors[i], &device.device_id)) goto cleanup;
   status = th_run_begin(plan, in, n, &run);
   if (!status) {
-    if (allocate(run, slots)) goto cleanup;
+    if (device.device_type != 1 && prepare((PlanObject *)self, run, &device, is_step, &holds, &own)) goto cleanup;
+    if (allocate(run, device, slots)) goto cleanup;
     Py_BEGIN_ALLOW_THREADS
     status = th_run_execute(run);
     if (status) { /* here, without the GIL: it may wait for collectives under way */
@@ -274,6 +406,12 @@ static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step) {
 cleanup:
   for (uint32_t i = 0; slots && !keep && i <= n_out; i++) Py_XDECREF(slots[i].tensor);
   th_run_end(run);
+  Py_XDECREF(own);
+  if (holds) {
+    PlanObject *plan_object = (PlanObject *)self;
+    plan_object->busy = false;
+    if (plan_object->release_wanted) th_status_free(release(plan_object));
+  }
   PyMem_Free(in);
   PyMem_Free(tensors);
   PyMem_Free(slots);
@@ -286,6 +424,25 @@ cleanup:
 
 static PyObject *plan_run(PyObject *self, PyObject *arg) { return run_plan(self, arg, false); }
 static PyObject *plan_run_step(PyObject *self, PyObject *arg) { return run_plan(self, arg, true); }
+
+static PyObject *plan_release(PyObject *self, PyObject *unused) {
+  PlanObject *plan = (PlanObject *)self;
+  (void)unused;
+  if (plan->busy) {
+    plan->release_wanted = true;
+    Py_RETURN_NONE;
+  }
+  th_status status = release(plan);
+  if (status) return raise(status);
+  Py_RETURN_NONE;
+}
+
+static PyObject *plan_check_errors(PyObject *self, PyObject *unused) {
+  (void)unused;
+  th_status status = th_plan_check_errors(((PlanObject *)self)->plan);
+  if (status) return raise(th_status_prefix(status, "plan %s", th_plan_name(((PlanObject *)self)->plan)));
+  Py_RETURN_NONE;
+}
 
 static PyObject *numbers(PyObject *self, uint32_t n, uint32_t (*get)(const th_plan *, uint32_t)) {
   PyObject *list = PyList_New(n);
@@ -300,6 +457,9 @@ static PyObject *plan_output_kinds(PyObject *self, void *unused) { return (void)
 static PyObject *plan_output_bases(PyObject *self, void *unused) { return (void)unused, numbers(self, th_plan_output_count(((PlanObject *)self)->plan), th_plan_output_base); }
 static PyObject *plan_peak(PyObject *self, void *unused) { return (void)unused, PyLong_FromUnsignedLongLong(th_plan_predicted_peak(((PlanObject *)self)->plan)); }
 static PyObject *plan_instructions(PyObject *self, void *unused) { return (void)unused, PyLong_FromUnsignedLong(th_plan_instruction_count(((PlanObject *)self)->plan)); }
+
+static PyObject *plan_device(PyObject *self, void *unused) { return (void)unused, PyUnicode_FromString(th_plan_device(((PlanObject *)self)->plan) == 1 ? "cpu" : "cuda"); }
+static PyObject *plan_held(PyObject *self, void *unused) { return (void)unused, PyLong_FromLongLong(((PlanObject *)self)->arena_bytes); }
 
 static PyObject *plan_explain(PyObject *self, void *unused) {
   PyObject *explain = ((PlanObject *)self)->explain ? ((PlanObject *)self)->explain : Py_None;
@@ -320,6 +480,7 @@ static int plan_set_explain(PyObject *self, PyObject *value, void *unused) {
 
 static void plan_dealloc(PyObject *self) {
   PyTypeObject *type = Py_TYPE(self);
+  th_status_free(release((PlanObject *)self));
   Py_XDECREF(((PlanObject *)self)->explain);
   Py_XDECREF(((PlanObject *)self)->program);
   ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
@@ -327,7 +488,9 @@ static void plan_dealloc(PyObject *self) {
 }
 
 static PyMethodDef plan_methods[] = {{"run", plan_run, METH_O, "run(inputs) -> list: executes the plan on tensors (or numbers for rank-0 inputs)."},
-                                     {"run_step", plan_run_step, METH_O, "run_step(inputs) -> list: as run; counts a training step (thunderctl ls)."}, {NULL, NULL, 0, NULL}};
+                                     {"run_step", plan_run_step, METH_O, "run_step(inputs) -> list: as run; counts a training step (thunderctl ls)."},
+                                     {"release", plan_release, METH_NOARGS, "release(): gives back the device memory and the CUDA graph that steps hold."},
+                                     {"check_errors", plan_check_errors, METH_NOARGS, "check_errors(): raises what kernels of earlier calls found; complete after torch.cuda.synchronize()."}, {NULL, NULL, 0, NULL}};
 static PyGetSetDef plan_getset[] = {{"name", plan_name, NULL, "forward, backward, step", NULL},
                                     {"input_kinds", plan_input_kinds, NULL, "Trace.input_kind of each input", NULL},
                                     {"input_symbols", plan_input_symbols, NULL, "number of the trace's symbol that the input gives; 2**32 - 1 for most", NULL},
@@ -335,6 +498,8 @@ static PyGetSetDef plan_getset[] = {{"name", plan_name, NULL, "forward, backward
                                     {"output_bases", plan_output_bases, NULL, "Trace.output_base of each output", NULL},
                                     {"predicted_peak", plan_peak, NULL, "bytes held at the end of a call", NULL},
                                     {"instructions", plan_instructions, NULL, "how many", NULL},
+                                    {"device", plan_device, NULL, "cpu or cuda", NULL},
+                                    {"held_bytes", plan_held, NULL, "device memory that steps hold", NULL},
                                     {"explain", plan_explain, plan_set_explain, "None, or a function: the text of a failure, with the user's line", NULL},
                                     {NULL, NULL, NULL, NULL, NULL}};
 static PyType_Slot plan_slots[] = {{Py_tp_dealloc, plan_dealloc}, {Py_tp_methods, plan_methods}, {Py_tp_getset, plan_getset}, {0, NULL}};
