@@ -10,8 +10,10 @@ static th_status run_kernel(th_run *run, size_t i) {
   void *buffers[MANY];
   int64_t sizes[256];
   uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, first = p->instr_ints_begin[i], n_sizes = p->instr_ints_begin[i + 1] - first;
-  if (n > MANY || n_sizes > 256) return TH_ERROR(UNIMPLEMENTED, "instruction %zu has %u tensors and %u sizes", i, n, n_sizes);
+  bool scratch = p->n_instr_scratch && p->instr_scratch[i];
+  if (n + scratch > MANY || n_sizes > 256) return TH_ERROR(UNIMPLEMENTED, "instruction %zu has %u tensors and %u sizes", i, n, n_sizes);
   for (uint32_t k = 0; k < n; k++) buffers[k] = run->tensors[p->instr_tensors[begin + k]];
+  if (scratch) buffers[n] = run->tensors[p->instr_scratch[i] - 1];
   for (uint32_t k = 0; k < n_sizes; k++) sizes[k] = run->values[p->instr_ints[first + k]];
   int bad = run->plan->kernels[p->instr_target[i]](buffers, sizes, NULL, &run->context);
   if (!bad) return TH_OK;
