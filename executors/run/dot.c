@@ -3,43 +3,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "executors/run/library.h"
+#include "executors/run/contraction.h"
 
-typedef struct part { int64_t size, stride; bool one; } part; /* dimensions walked as one */
-
-static part collapse(const th_view *v, const uint32_t *dims, uint32_t n) {
-  part p = {1, 0, true};
-  for (uint32_t i = n; i-- > 0;) {
-    int64_t size = v->dims[dims[i]], stride = v->strides[dims[i]];
-    if (size == 1) continue;
-    if (p.size == 1) p.stride = stride;
-    else if (stride != p.size * p.stride) p.one = false;
-    p.size *= size;
-  }
-  return p;
-}
-
-typedef struct matrix { th_view v; part row, column; bool trans, packed; int64_t ld; } matrix;
+typedef struct matrix { th_view v; th_walk row, column; bool trans, packed; int64_t ld; } matrix;
 
 static bool walkable(matrix *m) { /* row-major with a leading dimension, or stored transposed */
-  part r = m->row, c = m->column;
-  if (!r.one || !c.one) return false;
-  if (c.size == 1) c.stride = 1;
-  if (r.size == 1) r.stride = c.stride == 1 ? c.size : 1;
-  if (c.stride == 1 && r.stride >= c.size) {
-    m->trans = false;
-    m->ld = r.stride > 0 ? r.stride : 1;
-    return true;
-  }
-  if (r.stride == 1 && (c.stride >= r.size || m->column.size == 1)) {
-    m->trans = true;
-    m->ld = m->column.size == 1 ? r.size : c.stride;
-    return true;
-  }
-  return false;
+  th_walk r = m->row, c = m->column;
+  return r.one && c.one && th_matrix_walk(c.size, c.stride, r.size, r.stride, &m->trans, &m->ld);
 }
 
-static void permute(const th_view *v, const uint32_t *order, th_view *out) {
+static void permute(const th_view *v, const uint8_t *order, th_view *out) {
   *out = *v;
   for (uint32_t i = 0; i < v->rank; i++) {
     out->dims[i] = v->dims[order[i]];
@@ -48,10 +21,10 @@ static void permute(const th_view *v, const uint32_t *order, th_view *out) {
 }
 
 static void split(matrix *m, uint32_t batch, uint32_t rows) {
-  uint32_t dims[TH_RUN_RANK];
-  for (uint32_t i = 0; i < m->v.rank; i++) dims[i] = i;
-  m->row = collapse(&m->v, dims + batch, rows);
-  m->column = collapse(&m->v, dims + batch + rows, m->v.rank - batch - rows);
+  uint8_t dims[TH_RUN_RANK];
+  for (uint32_t i = 0; i < m->v.rank; i++) dims[i] = (uint8_t)i;
+  m->row = th_walk_group(&m->v, dims + batch, rows);
+  m->column = th_walk_group(&m->v, dims + batch + rows, m->v.rank - batch - rows);
 }
 
 static th_status prepare(matrix *m, uint32_t batch, uint32_t rows, th_dtype work, int32_t threads) {
@@ -100,47 +73,28 @@ static th_status multiply(matrix *a, matrix *b, matrix *c, uint32_t nb, double a
   return status;
 }
 
-static bool in(int64_t d, const int64_t *list, int64_t n) {
-  for (int64_t i = 0; i < n; i++)
-    if (list[i] == d) return true;
-  return false;
-}
-
 th_status th_lib_dot(const th_library_args *args) {
-  if (args->n_operands != 2 || args->n_results != 1 || args->n_ints < 2) return TH_ERROR(INVALID_ARGUMENT, "dot: wrong number of operands or ints");
-  int64_t nb = args->ints[0], nc = args->ints[1];
-  const th_view *l = &args->operands[0], *r = &args->operands[1], *out = &args->results[0];
-  if (nb < 0 || nc < 0 || args->n_ints != 2 + 2 * nb + 2 * nc || nb + nc > l->rank || nb + nc > r->rank || out->rank != l->rank + r->rank - nb - 2 * nc)
-    return TH_ERROR(INVALID_ARGUMENT, "dot: ranks %u, %u, %u do not fit", l->rank, r->rank, out->rank);
-  const int64_t *lb = args->ints + 2, *rb = lb + nb, *lc = rb + nb, *rc = lc + nc;
-  uint32_t lo[TH_RUN_RANK], ro[TH_RUN_RANK], n = 0, k = 0;
-  for (int64_t i = 0; i < nb + nc; i++) {
-    int64_t x = i < nb ? lb[i] : lc[i - nb], y = i < nb ? rb[i] : rc[i - nb];
-    if (x < 0 || y < 0 || x >= l->rank || y >= r->rank || l->dims[x] != r->dims[y]) return TH_ERROR(INVALID_ARGUMENT, "dot: dimensions %lld and %lld do not fit", (long long)x, (long long)y);
-  }
-  for (int64_t i = 0; i < nb; i++) lo[n++] = (uint32_t)lb[i], ro[k++] = (uint32_t)rb[i];
-  for (uint32_t i = 0; i < l->rank; i++)
-    if (!in(i, lb, nb) && !in(i, lc, nc)) lo[n++] = i;
-  for (int64_t i = 0; i < nc; i++) lo[n++] = (uint32_t)lc[i], ro[k++] = (uint32_t)rc[i];
-  for (uint32_t i = 0; i < r->rank; i++)
-    if (!in(i, rb, nb) && !in(i, rc, nc)) ro[k++] = i;
+  th_contraction r;
+  if (args->n_operands != 2 || args->n_results != 1) return TH_ERROR(INVALID_ARGUMENT, "dot: wrong number of operands or results");
+  const th_view *out = &args->results[0];
+  TH_TRY(th_contraction_read(args->ints, args->n_ints, &args->operands[0], &args->operands[1], out, &r));
+  if (args->n_ints != 2 + 2 * (r.n_batch + r.n_contract)) return TH_ERROR(INVALID_ARGUMENT, "dot: %u ints are too many", args->n_ints);
   matrix a = {0}, b = {0}, c = {.v = *out};
-  permute(l, lo, &a.v);
-  permute(r, ro, &b.v);
-  uint32_t lf = l->rank - (uint32_t)(nb + nc);
+  permute(&args->operands[0], r.lhs, &a.v);
+  permute(&args->operands[1], r.rhs, &b.v);
   th_dtype work = out->dtype == TH_DTYPE_f64 ? TH_DTYPE_f64 : TH_DTYPE_f32;
   int32_t threads = args->context->threads;
-  th_status status = prepare(&a, (uint32_t)nb, lf, work, threads);
-  if (!status) status = prepare(&b, (uint32_t)nb, (uint32_t)nc, work, threads);
-  split(&c, (uint32_t)nb, lf);
+  th_status status = prepare(&a, r.n_batch, r.n_rows, work, threads);
+  if (!status) status = prepare(&b, r.n_batch, r.n_contract, work, threads);
+  split(&c, r.n_batch, r.n_rows);
   bool direct = out->dtype == work && walkable(&c);
   if (!status && !direct) {
     status = th_view_pack(out, threads, &c.v);
-    split(&c, (uint32_t)nb, lf);
+    split(&c, r.n_batch, r.n_rows);
     c.packed = !status;
     if (!status && !walkable(&c)) status = TH_ERROR(INTERNAL, "dot: a packed result cannot be walked");
   }
-  if (!status) status = multiply(&a, &b, &c, (uint32_t)nb, args->alpha);
+  if (!status) status = multiply(&a, &b, &c, r.n_batch, args->alpha);
   if (!status && c.packed) th_view_copy(&c.v, out, threads);
   if (a.packed) free(a.v.data);
   if (b.packed) free(b.v.data);
