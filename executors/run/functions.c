@@ -1,4 +1,4 @@
-/* The table of library functions. Those of a vendor's room are there when its file is (CMakeLists.txt). */
+/* The table of library functions. */
 #include <string.h>
 
 #include "executors/run/library.h"
@@ -6,12 +6,8 @@
 static const struct { const char *name; th_library_fn fn; } all[] = {
     {"dot", th_lib_dot}, {"conv", th_lib_conv}, {"conv_grad_x", th_lib_conv_grad_x}, {"conv_grad_w", th_lib_conv_grad_w},
     {"attention", th_lib_attention}, {"attention_backward", th_lib_attention_backward},
-#ifdef TH_HAVE_CUBLASLT
     {"cublaslt.matmul", th_lib_cublaslt_matmul},
-#endif
-#ifdef TH_HAVE_CUDNN
     {"cudnn.attention", th_lib_cudnn_attention}, {"cudnn.attention_backward", th_lib_cudnn_attention_backward},
-#endif
 };
 static struct { const char *name; th_library_fn fn; } added[16];
 static _Atomic unsigned n_added;

@@ -11,7 +11,8 @@
  * Functions of plans for CUDA (executors/run/cuda and the vendor rooms beside it):
  *   cublaslt.matmul   as dot, then an epilogue (enum th_matmul_epilogue) and whether TF32 is allowed; alpha. The result may be
  *                wider than the operands (bf16 in, f32 out). Further operands and results as the epilogue says
- *   cudnn.attention, cudnn.attention_backward   as attention; f16, bf16; log-sum-exp in f32; blob: the plan, or none
+ *   cudnn.attention, cudnn.attention_backward   as attention; f16, bf16; log-sum-exp in f32; blob: the plan, or none; scratch as
+ *                th_cudnn_scratch_bytes says. Once for each attention before a graph is captured (executors/cudnn/plan.h)
  * Threads: thread-safe. */
 #ifndef THUNDER_EXECUTORS_RUN_LIBRARY_H
 #define THUNDER_EXECUTORS_RUN_LIBRARY_H

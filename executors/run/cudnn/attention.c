@@ -1,0 +1,137 @@
+/* Attention by cuDNN as a plan's library call: views into a description, the plan of the blob or one made here, and its run. */
+#include <stdlib.h>
+
+#include "executors/cudnn/plan.h"
+#include "executors/run/library.h"
+#include "ir/base/log.h"
+
+/* The plans of one instruction, one for each attention it was called with (run-time sizes), newest first. None is dropped before the
+ * instruction is: a CUDA graph may hold its kernels. */
+typedef struct kept_plan { struct kept_plan *next; th_cudnn_plan *plan; } kept_plan;
+typedef struct attention_state {
+  th_library_state base;
+  th_cudnn_handle *handle;
+  kept_plan *plans;
+} attention_state;
+
+static void release(th_library_state *base) {
+  attention_state *state = (attention_state *)base;
+  for (kept_plan *p = state->plans, *next; p; p = next) {
+    next = p->next;
+    th_cudnn_plan_destroy(p->plan);
+    free(p);
+  }
+  free(state);
+}
+
+/* ---- views ---- */
+
+static th_status shape_error(const char *what) {
+  return TH_ERROR(INVALID_ARGUMENT, "cudnn.attention: %s", what);
+}
+
+/* Where each of the tensors is among operands (0 …) and results (8 + …), by th_cudnn_tensor; -1: the pass has none. */
+static const int8_t FORWARD[TH_CUDNN_STRIDED] = {0, 1, 2, 8, 9, -1, -1, -1, -1}, BACKWARD[TH_CUDNN_STRIDED] = {0, 1, 2, 3, 4, 5, 8, 9, 10};
+
+static const th_view *view_of(const th_library_args *args, bool backward, int tensor) {
+  int at = (backward ? BACKWARD : FORWARD)[tensor];
+  return at < 0 ? NULL : at < 8 ? &args->operands[at] : &args->results[at - 8];
+}
+
+static th_status describe(const th_library_args *args, bool backward, th_cudnn_attention *out, void *data[TH_CUDNN_STRIDED]) {
+  if (args->n_operands != (backward ? 6u : 3u) || args->n_results != (backward ? 3u : 2u) || args->n_ints != 1) return shape_error("wrong number of operands, results or ints");
+  const th_view *q = &args->operands[TH_CUDNN_Q], *k = &args->operands[TH_CUDNN_K], *v = &args->operands[TH_CUDNN_V];
+  if (q->rank != 4 || k->rank != 4 || v->rank != 4) return shape_error("query, key and value have four dimensions");
+  *out = (th_cudnn_attention){.dtype = q->dtype, .backward = backward, .causal = args->ints[0] != 0, .deterministic = args->deterministic, .batch = q->dims[0],
+                              .heads = q->dims[1], .key_heads = k->dims[1], .length = q->dims[2], .keys = k->dims[2], .size = q->dims[3], .value_size = v->dims[3]};
+  for (int t = 0; t < TH_CUDNN_STRIDED; t++) {
+    const th_view *view = view_of(args, backward, t);
+    int64_t dims[4];
+    data[t] = view ? view->data : NULL;
+    if (!view) continue;
+    th_cudnn_attention_dims(out, (th_cudnn_tensor)t, dims);
+    uint32_t rank = t == TH_CUDNN_LSE ? 3 : 4;
+    bool fits = view->rank == rank && view->dtype == (t == TH_CUDNN_LSE ? TH_DTYPE_f32 : q->dtype);
+    for (uint32_t i = 0; fits && i < rank; i++) fits = view->dims[i] == dims[i];
+    if (!fits) return TH_ERROR(INVALID_ARGUMENT, "cudnn.attention: tensor %d does not fit the query, key and value", t);
+    out->strides[t][3] = 1;
+    for (uint32_t i = 0; i < rank; i++) out->strides[t][i] = view->strides[i];
+  }
+  th_cudnn_attention_normalize(out);
+  return TH_OK;
+}
+
+/* ---- plans ---- */
+
+static th_status prepare_state(const th_library_args *args, attention_state **out) {
+  *out = (attention_state *)*args->state;
+  if (*out) return TH_OK;
+  attention_state *state = calloc(1, sizeof *state);
+  if (!state) return TH_ERROR(RESOURCE_EXHAUSTED, "cudnn.attention: no memory for its state");
+  state->base.release = release;
+  th_status status = th_cudnn_handle_get(args->device, &state->handle);
+  if (status) {
+    free(state);
+    return status;
+  }
+  *args->state = &state->base;
+  *out = state;
+  return TH_OK;
+}
+
+/* The blob's plan where it fits, else one made here. */
+static th_status make_plan(const th_library_args *args, const th_cudnn_attention *a, attention_state *state, th_cudnn_plan **out) {
+  char why[512] = "sizes known at run time", what[256];
+  if (args->blob) {
+    th_status status = th_cudnn_plan_read(args->blob, args->blob_size, a, state->handle, NULL, out);
+    if (!status) return TH_OK;
+    th_status_format(status, why, sizeof why);
+    th_status_free(status);
+  }
+  th_cudnn_attention_format(a, what, sizeof what);
+  th_log_level level = args->blob ? TH_LOG_WARNING : TH_LOG_INFO;
+  if (level <= th_log_level_get()) th_log_write(level, "cudnn: a plan for %s is made in this process (%s)", what, why);
+  return th_cudnn_plan_create(a, state->handle, out);
+}
+
+static th_status find_plan(const th_library_args *args, const th_cudnn_attention *a, attention_state **out_state, th_cudnn_plan **out) {
+  attention_state *state = (attention_state *)*args->state;
+  char what[256];
+  for (kept_plan *p = state ? state->plans : NULL; p; p = p->next)
+    if (th_cudnn_attention_equal(th_cudnn_plan_attention(p->plan), a)) {
+      *out_state = state;
+      *out = p->plan;
+      return TH_OK;
+    }
+  if (args->capturing) {
+    th_cudnn_attention_format(a, what, sizeof what);
+    return TH_ERROR(FAILED_PRECONDITION, "cudnn.attention: %s has no plan yet and none can be made while a CUDA graph is captured; run once before", what);
+  }
+  TH_TRY(prepare_state(args, &state));
+  kept_plan *kept = calloc(1, sizeof *kept);
+  if (!kept) return TH_ERROR(RESOURCE_EXHAUSTED, "cudnn.attention: no memory for a plan");
+  th_status status = make_plan(args, a, state, &kept->plan);
+  if (status) {
+    free(kept);
+    return status;
+  }
+  kept->next = state->plans;
+  state->plans = kept;
+  *out_state = state;
+  *out = kept->plan;
+  return TH_OK;
+}
+
+static th_status run(const th_library_args *args, bool backward) {
+  th_cudnn_attention a;
+  void *data[TH_CUDNN_STRIDED];
+  attention_state *state;
+  th_cudnn_plan *plan;
+  TH_TRY(describe(args, backward, &a, data));
+  if (a.batch == 0 || (a.length == 0 && !backward)) return TH_OK; /* nothing to write */
+  TH_TRY(find_plan(args, &a, &state, &plan));
+  return th_cudnn_plan_execute(plan, state->handle, data, (float)args->alpha, args->stream, args->scratch, args->scratch_bytes);
+}
+
+th_status th_lib_cudnn_attention(const th_library_args *args) { return run(args, false); }
+th_status th_lib_cudnn_attention_backward(const th_library_args *args) { return run(args, true); }
