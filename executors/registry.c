@@ -3,11 +3,13 @@
 #include <string.h>
 
 #include "executors/cpu/cpu.h"
+#include "executors/cublaslt/cublaslt.h"
 #include "executors/cuda/cuda.h"
+#include "executors/cudnn/cudnn.h"
 #include "executors/host/host.h"
 
-static const th_executor *const all[] = {&th_executor_cpu, &th_executor_cuda, &th_executor_host};
-static const th_executor *const for_cpu[] = {&th_executor_cpu}, *const for_cuda[] = {&th_executor_cuda, &th_executor_host};
+static const th_executor *const all[] = {&th_executor_cpu, &th_executor_cudnn, &th_executor_cublaslt, &th_executor_cuda, &th_executor_host};
+static const th_executor *const for_cpu[] = {&th_executor_cpu}, *const for_cuda[] = {&th_executor_cudnn, &th_executor_cublaslt, &th_executor_cuda, &th_executor_host};
 static const th_executor *const for_simt[] = {&th_executor_cuda, &th_executor_host, &th_executor_cpu}; /* the cpu's library functions */
 
 const th_executor *th_executor_find(const char *name) {

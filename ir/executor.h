@@ -81,6 +81,9 @@ struct th_executor {
 th_op *th_library_op(th_trace *trace, uint32_t body, const th_executor *executor, const th_library_call *call, const th_value *operands,
                      uint32_t n_operands, const th_type *types, uint32_t n_results);
 
+/* The one of the options that makes most kernels: the first whose fusions are kernels. NULL: there is none. */
+const th_executor *th_main_executor(const th_options *options);
+
 /* The one of the options that claimed `op` (op->executor); NULL when none did. */
 const th_executor *th_executor_of(const th_options *options, const th_op *op);
 

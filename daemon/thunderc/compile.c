@@ -79,6 +79,7 @@ static th_status options_of(th_arena *a, const Thunder__Wire__CompileJob *job, t
   o->mode = (th_mode)mode;
   o->world = m->world ? m->world : 1;
   o->deterministic = m->deterministic;
+  o->tf32 = m->tf32;
   o->bucket_bytes = m->bucket_bytes;
   o->n_disabled = (uint32_t)m->n_disabled_passes;
   o->disabled = (const char *const *)m->disabled_passes;

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE /* CPU_COUNT */
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,18 +19,30 @@ static struct {
   int (*log)(program, char *);
   int (*destroy)(program *);
   const char *(*error)(int);
+  int (*version)(int *, int *);
 } nvrtc;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bool is_open;
 
+/* NVRTC opens its built-ins by name, and finds them only where the loader looks: opened here before, they are there. */
+static void open_builtins(void) {
+  char name[64];
+  int major = 0, minor = 0;
+  void *library;
+  if (nvrtc.version(&major, &minor)) return;
+  snprintf(name, sizeof name, "libnvrtc-builtins.so.%d.%d", major, minor);
+  th_status_free(th_vendor_open(name, "it lies beside libnvrtc", &library)); /* without them a compile says so */
+}
+
 static th_status open_library(void) {
-  static const char *const names[] = {"nvrtcCreateProgram", "nvrtcCompileProgram", "nvrtcGetCUBINSize", "nvrtcGetCUBIN", "nvrtcGetProgramLogSize", "nvrtcGetProgramLog", "nvrtcDestroyProgram", "nvrtcGetErrorString"};
+  static const char *const names[] = {"nvrtcCreateProgram", "nvrtcCompileProgram", "nvrtcGetCUBINSize", "nvrtcGetCUBIN", "nvrtcGetProgramLogSize", "nvrtcGetProgramLog", "nvrtcDestroyProgram", "nvrtcGetErrorString", "nvrtcVersion"};
   void *library;
   pthread_mutex_lock(&lock);
   th_status status = is_open ? TH_OK : th_vendor_open("libnvrtc.so.13", "it comes with PyTorch for CUDA 13, or: pip install nvidia-cuda-nvrtc==13.0.88", &library);
   if (!status && !is_open) {
     status = th_vendor_symbols(library, "libnvrtc.so.13", names, (void **)&nvrtc, sizeof names / sizeof *names);
     is_open = !status;
+    if (is_open) open_builtins();
   }
   pthread_mutex_unlock(&lock);
   return status;

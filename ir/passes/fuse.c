@@ -504,8 +504,7 @@ static th_status write_group(fuser *f, uint32_t g) {
 th_status th_pass_fuse(const th_options *options, const th_trace *in, th_trace **out) {
   th_arena *a = th_context_arena(in->context);
   fuser f = {.options = options, .t = in, .c = in->context, .a = a, .g = in->graphs[0]};
-  for (uint32_t i = 0; i < options->n_executors && !f.main; i++)
-    if (options->executors[i]->fusible && !options->executors[i]->scalars) f.main = options->executors[i];
+  f.main = th_main_executor(options);
   if (!f.main) return TH_ERROR(UNIMPLEMENTED, "no executor was given that makes kernels: nothing can take the regions of this trace");
   f.late = TH_ARENA_ARRAY(a, bool, f.g->n_ops);
   f.group_of = TH_ARENA_ARRAY(a, uint32_t, f.g->n_ops);

@@ -26,11 +26,34 @@ typedef struct layout {
 static th_trace *to(layout *l) { return l->r.b.trace; }
 static const th_dim *strides_of(layout *l, th_value v) { return to(l)->values[v].strides; }
 
+/* A body sees its operands' and results' layouts on its own values too. */
+static void lay_body(layout *l, const th_op *op) {
+  const th_graph *body = to(l)->graphs[th_attr_get(op, "body")->graph];
+  for (uint32_t i = 0; i < body->n_inputs; i++) to(l)->values[body->inputs[i]].strides = strides_of(l, op->operands[i]);
+  for (uint32_t i = 0; i < body->n_outputs; i++)
+    if (to(l)->values[body->outputs[i]].def) to(l)->values[body->outputs[i]].strides = strides_of(l, op->result + i);
+}
+
+/* A device copies by a kernel: between two layouts its driver cannot. */
+static th_op *copy_kernel(layout *l, th_value v, const th_type *type) {
+  th_trace *t = to(l);
+  uint32_t body = (uint32_t)t->n_graphs;
+  th_attr dtype = th_make_dtype(type->dtype), graph = th_make_graph(body);
+  th_trace_add_graph(t, "copy");
+  th_value in = th_trace_add_input(t, body, *type), made = th_trace_add_op(t, body, TH_OP_convert, &in, 1, &dtype, type, 1)->result;
+  th_trace_set_outputs(t, body, &made, 1);
+  th_op *op = th_trace_add_op(t, 0, TH_OP_fusion, &v, 1, &graph, type, 1);
+  op->executor = th_intern(l->c, th_main_executor(l->options)->name);
+  return op;
+}
+
 static th_value copy_as(layout *l, th_value v, const th_dim *strides) {
   const th_type type = *th_type_of(to(l), v);
-  th_op *op = th_trace_add_op(to(l), 0, TH_OP_copy, &v, 1, NULL, &type, 1);
+  bool kernel = th_target_is_cuda(l->options) && !type.host;
+  th_op *op = kernel ? copy_kernel(l, v, &type) : th_trace_add_op(to(l), 0, TH_OP_copy, &v, 1, NULL, &type, 1);
   op->origin = l->r.b.origin;
   to(l)->values[op->result].strides = strides ? strides : th_contiguous_strides(l->c, type.dims, type.rank);
+  if (kernel) lay_body(l, op);
   return op->result;
 }
 
@@ -72,6 +95,8 @@ static void fill_wanted(layout *l) {
   for (size_t i = g->n_ops; i-- > 0;) {
     const th_op *op = g->ops[i];
     if (!th_op_is_alias(op) || op->kind == TH_OP_wait) continue;
+    if (op->kind == TH_OP_reshape && !l->wanted[op->result] && th_target_is_cuda(l->options)) /* row-major, what it is made of can be a view */
+      l->wanted[op->result] = th_contiguous_strides(l->c, th_type_of(t, op->result)->dims, th_type_of(t, op->result)->rank);
     for (uint32_t k = 0; k < op->n_results; k++) {
       th_value x = op->operands[k];
       if (l->wanted[op->result + k] && !l->wanted[x]) l->wanted[x] = th_alias_wanted(t, op, l->wanted[op->result + k]);
@@ -82,14 +107,6 @@ static void fill_wanted(layout *l) {
 static const th_dim *result_strides(layout *l, th_value old) {
   const th_type *type = th_type_of(l->r.from, old);
   return l->wanted[old] ? l->wanted[old] : th_contiguous_strides(l->c, type->dims, type->rank);
-}
-
-/* A body sees its operands' and results' layouts on its own values too. */
-static void lay_body(layout *l, const th_op *op) {
-  const th_graph *body = to(l)->graphs[th_attr_get(op, "body")->graph];
-  for (uint32_t i = 0; i < body->n_inputs; i++) to(l)->values[body->inputs[i]].strides = strides_of(l, op->operands[i]);
-  for (uint32_t i = 0; i < body->n_outputs; i++)
-    if (to(l)->values[body->outputs[i]].def) to(l)->values[body->outputs[i]].strides = strides_of(l, op->result + i);
 }
 
 static void lay_region(layout *l, const th_op *op) {
@@ -175,6 +192,9 @@ static th_value lay_output(layout *l, uint32_t o, th_value v, uint8_t *taken) {
   const th_type *type = th_type_of(t, v);
   bool any;
   if (output->kind == TH_OUTPUT_WRITTEN) { /* one input's old value into another: out of the way first */
+    const th_dim *back = l->r.from->inputs[output->base].strides;
+    if (!back) back = th_contiguous_strides(l->c, type->dims, type->rank);
+    if (th_target_is_cuda(l->options) && !th_strides_equal(l->c, type->dims, type->rank, strides_of(l, v), back)) return copy_as(l, v, back);
     if (input != TH_NONE && input != output->base) return copy_as(l, v, NULL);
     return input == TH_NONE || v == root ? v : copy_as(l, v, NULL);
   }

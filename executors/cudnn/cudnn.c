@@ -1,0 +1,137 @@
+#include "executors/cudnn/cudnn.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "executors/cudnn/plan.h"
+#include "ir/base/log.h"
+#include "ir/passes/plan.h"
+
+static const char *stub;
+void th_cudnn_set_stub(const char *path) { stub = path; }
+
+/* cuDNN's version in the rank, as its number; 0: the rank has none. */
+static uint32_t version_of(const th_options *options) {
+  unsigned major, minor, patch;
+  for (uint32_t i = 0; i < options->target.n_libraries; i++)
+    if (sscanf(options->target.libraries[i], "cudnn=%u.%u.%u", &major, &minor, &patch) == 3) return major * 10000 + minor * 100 + patch;
+  return 0;
+}
+
+static bool is_backward(const th_op *op) { return op->kind == TH_OP_torch_sdpa_backward; }
+
+/* The tensors' values: q, k, v, out, lse, grad, dq, dk, dv; operands and results of a library op, or operands alone of a composite. */
+static void values_of(const th_op *op, bool backward, th_value out[TH_CUDNN_STRIDED]) {
+  for (int i = 0; i < TH_CUDNN_STRIDED; i++) out[i] = TH_NO_VALUE;
+  for (uint32_t i = 0; i < (backward ? 6u : 3u); i++) out[i] = op->operands[i];
+  for (uint32_t i = 0; i < op->n_results; i++) out[(backward ? TH_CUDNN_DQ : TH_CUDNN_OUT) + i] = op->result + i;
+}
+
+static bool constant(th_context *c, th_dim dim, int64_t *out) { return th_dim_is_const(c, dim, out); }
+
+/* What the op is for cuDNN; `laid`: with the strides that stand on its values, else as if all were row-major. */
+static bool describe(const th_options *options, const th_trace *t, const th_op *op, bool backward, bool causal, bool laid, th_cudnn_attention *out) {
+  th_context *c = t->context;
+  th_value v[TH_CUDNN_STRIDED];
+  values_of(op, backward, v);
+  const th_type *q = th_type_of(t, v[TH_CUDNN_Q]), *k = th_type_of(t, v[TH_CUDNN_K]), *value = th_type_of(t, v[TH_CUDNN_V]);
+  if (q->rank != 4 || k->rank != 4 || value->rank != 4) return false;
+  th_cudnn_attention a = {.dtype = q->dtype, .backward = backward, .causal = causal, .deterministic = options->deterministic};
+  if (!constant(c, q->dims[0], &a.batch) || !constant(c, q->dims[1], &a.heads) || !constant(c, k->dims[1], &a.key_heads) || !constant(c, q->dims[2], &a.length) ||
+      !constant(c, k->dims[2], &a.keys) || !constant(c, q->dims[3], &a.size) || !constant(c, value->dims[3], &a.value_size))
+    return false;
+  for (int i = 0; i < TH_CUDNN_STRIDED; i++) {
+    if (v[i] == TH_NO_VALUE) continue;
+    const th_type *type = th_type_of(t, v[i]);
+    const th_dim *strides = laid ? t->values[v[i]].strides : th_contiguous_strides(c, type->dims, type->rank);
+    if (type->dtype != (i == TH_CUDNN_LSE ? TH_DTYPE_f32 : a.dtype)) return false;
+    for (uint32_t d = 0; d < type->rank; d++)
+      if (!constant(c, strides[d], &a.strides[i][d])) return false;
+    if (i == TH_CUDNN_LSE) a.strides[i][3] = 1;
+  }
+  if (backward && !laid) { /* of a composite: results are of their operands' shapes */
+    memcpy(a.strides[TH_CUDNN_DQ], a.strides[TH_CUDNN_Q], sizeof a.strides[0]);
+    memcpy(a.strides[TH_CUDNN_DK], a.strides[TH_CUDNN_K], sizeof a.strides[0]);
+    memcpy(a.strides[TH_CUDNN_DV], a.strides[TH_CUDNN_V], sizeof a.strides[0]);
+  }
+  th_cudnn_attention_normalize(&a);
+  *out = a;
+  return true;
+}
+
+static bool claims(const th_options *options, const th_trace *t, const th_op *op, th_library_call *out) {
+  bool back = is_backward(op);
+  th_context *c = t->context;
+  uint32_t version = version_of(options);
+  th_cudnn_attention a;
+  if ((op->kind != TH_OP_torch_sdpa && !back) || !version) return false;
+  if (op->operands[back ? 6 : 3] != TH_NO_VALUE || (!back && th_attr_float(c, op, "dropout_p") != 0)) return false;
+  const th_type *q = th_type_of(t, op->operands[0]), *k = th_type_of(t, op->operands[1]), *v = th_type_of(t, op->operands[2]);
+  if (q->rank != 4 || k->rank != 4 || v->rank != 4 || q->dims[0] != k->dims[0] || q->dims[0] != v->dims[0] || k->dims[1] != v->dims[1] || k->dims[2] != v->dims[2] || q->dims[3] != k->dims[3]) return false;
+  if (!describe(options, t, op, back, th_attr_bool(op, "is_causal"), false, &a)) return false;
+  if (a.heads != a.key_heads && !back && !th_attr_bool(op, "enable_gqa")) return false;
+  th_status status = th_cudnn_attention_check(&a, version);
+  if (status) { /* left to the other executors */
+    th_status_free(status);
+    return false;
+  }
+  th_dim *ints = TH_ARENA_ARRAY(th_context_arena(c), th_dim, 1);
+  ints[0] = th_dim_const(c, a.causal);
+  double scale = !th_attr_absent(op, "scale") ? th_attr_float(c, op, "scale") : 1 / sqrt((double)a.size);
+  *out = (th_library_call){.function = back ? "cudnn.attention_backward" : "cudnn.attention", .n_ints = 1, .ints = ints, .alpha = scale};
+  return true;
+}
+
+static bool library_takes(const th_trace *t, const th_op *op, uint32_t operand, const th_dim *strides) {
+  const th_type *type = th_type_of(t, op->operands[operand]);
+  if (type->rank == 3) return th_strides_contiguous(t->context, type, strides); /* log-sum-exp */
+  for (uint32_t i = 0; i + 1 < type->rank; i++)
+    if (!th_dim_is(t->context, type->dims[i], 1) && (!th_dim_divisible(t->context, strides[i], 8) || th_dim_is(t->context, strides[i], 0))) return false;
+  return th_dim_is(t->context, strides[type->rank - 1], 1) || th_dim_is(t->context, type->dims[type->rank - 1], 1);
+}
+
+static bool describe_call(const th_options *options, const th_trace *t, const th_op *op, th_cudnn_attention *out) {
+  int64_t causal = 0;
+  bool backward = !strcmp(th_attr_get(op, "function")->s, "cudnn.attention_backward");
+  th_dim_is_const(t->context, th_attr_get(op, "ints")->ints[0], &causal);
+  return describe(options, t, op, backward, causal != 0, true, out);
+}
+
+static th_dim scratch(const th_options *options, const th_trace *t, const th_op *op) {
+  th_cudnn_attention a;
+  if (!describe_call(options, t, op, &a)) return th_dim_const(t->context, 0);
+  return th_dim_const(t->context, (int64_t)th_cudnn_scratch_bytes(&a, -1));
+}
+
+/* The plan; none (the rank makes it) where this machine has no cuDNN of the rank's version. */
+static th_status prepare(const th_options *options, const th_trace *t, const th_op *op, th_arena *arena, th_binary *out, const char **out_kind) {
+  th_cudnn_attention a;
+  uint32_t version = 0;
+  char json[2048];
+  uint8_t *bytes;
+  size_t size;
+  *out = (th_binary){0};
+  *out_kind = "cudnn-plan";
+  if (!describe_call(options, t, op, &a)) return TH_ERROR(INTERNAL, "cudnn: a call whose sizes are not known");
+  th_status status = th_cudnn_open(stub, &version);
+  if (!status && version != version_of(options)) status = TH_ERROR(FAILED_PRECONDITION, "cuDNN here is %u, in the rank %u", version, version_of(options));
+  int arch = atoi(options->target.arch + 3);
+  th_cudnn_device device = {.sm_major = arch / 10, .sm_minor = arch % 10, .sms = (int32_t)options->target.sms, .shared_per_block_optin = (int32_t)options->target.shared,
+                            .l2_bytes = (int64_t)options->target.l2, .memory_bytes = (int64_t)options->target.memory};
+  if (!status) {
+    th_cudnn_device_json(&device, json, sizeof json);
+    status = th_cudnn_plan_prepare(&a, json, &bytes, &size);
+  }
+  if (status) {
+    TH_LOG(INFO, "attention is planned in the rank: %s", th_status_message(status));
+    th_status_free(status);
+    return TH_OK;
+  }
+  *out = (th_binary){th_arena_copy(arena, bytes, size), size};
+  free(bytes);
+  return TH_OK;
+}
+
+const th_executor th_executor_cudnn = {.name = "cudnn", .claims = claims, .library_takes = library_takes, .scratch = scratch, .prepare = prepare};
