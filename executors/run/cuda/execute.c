@@ -38,7 +38,8 @@ static th_status place_copies(th_run *run) {
     if (th__input_on_host(p, i) || l->copy_bytes[i] <= 0) continue;
     bool written = plan->written[i] || (p->input_flags[i] & TH_INPUT_FLAG_DONATED), odd = (uintptr_t)run->inputs[i] % INPUT_ALIGNMENT;
     if (odd && written)
-      return TH_ERROR(INVALID_ARGUMENT, "input %u is at an address (%p) that is no multiple of %d bytes, and it is written in place; give a copy of it (.clone())", i, run->inputs[i], INPUT_ALIGNMENT);
+      return TH_ERROR(INVALID_ARGUMENT, "input %u is at an address (%p) that is no multiple of %d bytes, and it is written in place; give a copy of it (.clone())",
+                      i, run->inputs[i], INPUT_ALIGNMENT);
     if (odd || (steady && !written && p->input_kind[i] == USER)) l->copies[i] = place(l, l->copy_bytes[i]);
   }
   return TH_OK;
@@ -78,13 +79,16 @@ static th_status launch(th_cuda_call *c, size_t i) {
   void *buffers[MANY + 1], *parameters[MANY + 1 + MANY_SIZES + 1];
   int64_t sizes[MANY_SIZES];
   CUdeviceptr bad = c->on->bad_address;
-  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, first = p->instr_ints_begin[i], n_sizes = p->instr_ints_begin[i + 1] - first, at = 0;
+  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, at = 0;
+  uint32_t first = p->instr_ints_begin[i], n_sizes = p->instr_ints_begin[i + 1] - first;
   if (n > MANY || n_sizes > MANY_SIZES) return TH_ERROR(UNIMPLEMENTED, "instruction %zu has %u tensors and %u sizes", i, n, n_sizes);
   for (uint32_t k = 0; k < n_sizes; k++) sizes[k] = run->values[p->instr_ints[first + k]];
   if (!sizes[0] || !sizes[1]) return TH_OK; /* nothing to compute */
-  if (sizes[0] < 0 || sizes[0] > INT32_MAX || sizes[1] < 0 || sizes[1] > UINT16_MAX || sizes[2] < 1 || sizes[2] > 1024 || sizes[3] < 0 || sizes[3] > INT32_MAX)
-    return TH_ERROR(INVALID_ARGUMENT, "instruction %zu (%s) launches %" PRId64 " x %" PRId64 " blocks of %" PRId64 " threads with %" PRId64 " bytes of shared memory", i,
-                    p->kernel_symbol[p->instr_target[i]], sizes[0], sizes[1], sizes[2], sizes[3]);
+  const char *name = p->kernel_symbol[p->instr_target[i]];
+  bool fits = sizes[0] > 0 && sizes[0] <= INT32_MAX && sizes[1] > 0 && sizes[1] <= UINT16_MAX && sizes[2] > 0 && sizes[2] <= 1024 && sizes[3] >= 0 && sizes[3] <= INT32_MAX;
+  if (!fits)
+    return TH_ERROR(INVALID_ARGUMENT, "instruction %zu (%s) launches %" PRId64 " x %" PRId64 " blocks of %" PRId64 " threads with %" PRId64 " bytes of shared memory", i, name,
+                    sizes[0], sizes[1], sizes[2], sizes[3]);
   for (uint32_t k = 0; k < n; k++) buffers[k] = run->tensors[p->instr_tensors[begin + k]];
   if (p->n_instr_scratch && p->instr_scratch[i]) buffers[n++] = run->tensors[p->instr_scratch[i] - 1];
   for (uint32_t k = 0; k < n; k++) parameters[at++] = &buffers[k];
@@ -93,17 +97,20 @@ static th_status launch(th_cuda_call *c, size_t i) {
   CUfunction function = c->plan->functions[p->instr_target[i]];
   int64_t *shared = &c->plan->shared[p->instr_target[i]];
   if (sizes[3] > PLAIN_SHARED && sizes[3] > *shared) {
-    TH_TRY(th_status_prefix(TH_CUDA(c->driver, function_set, (function, TH_CU_FUNC_SHARED_BYTES, (int)sizes[3])), "%s wants %" PRId64 " bytes of shared memory", p->kernel_symbol[p->instr_target[i]], sizes[3]));
+    th_status status = TH_CUDA(c->driver, function_set, (function, TH_CU_FUNC_SHARED_BYTES, (int)sizes[3]));
+    if (status) return th_status_prefix(status, "%s wants %" PRId64 " bytes of shared memory", name, sizes[3]);
     *shared = sizes[3];
   }
-  return th_status_prefix(TH_CUDA(c->driver, launch, (function, (unsigned)sizes[0], (unsigned)sizes[1], 1, (unsigned)sizes[2], 1, 1, (unsigned)sizes[3], c->stream, parameters, NULL)),
-                          "instruction %zu (%s, captured op %d)", i, p->kernel_symbol[p->instr_target[i]], (int)p->instr_op[i]);
+  unsigned x = (unsigned)sizes[0], y = (unsigned)sizes[1], threads = (unsigned)sizes[2], bytes = (unsigned)sizes[3];
+  return th_status_prefix(TH_CUDA(c->driver, launch, (function, x, y, 1, threads, 1, 1, bytes, c->stream, parameters, NULL)), "instruction %zu (%s, captured op %d)", i, name,
+                          (int)p->instr_op[i]);
 }
 
 static th_status library(th_cuda_call *c, size_t i) {
   const th_run *run = c->run;
   const Thunder__Wire__Plan *p = run->plan->wire;
-  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, first = p->instr_ints_begin[i], n_ints = p->instr_ints_begin[i + 1] - first, results = p->instr_outputs[i];
+  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, results = p->instr_outputs[i];
+  uint32_t first = p->instr_ints_begin[i], n_ints = p->instr_ints_begin[i + 1] - first;
   th_view views[16], scratch;
   int64_t ints[MANY_SIZES];
   if (n > 16 || n_ints > MANY_SIZES) return TH_ERROR(UNIMPLEMENTED, "library call %zu has %u tensors and %u ints", i, n, n_ints);
@@ -136,13 +143,17 @@ static bool is_dense(const th_view *v) {
   return run * (int64_t)th_dtype_size(v->dtype) == th__view_extent(v);
 }
 
+static th_status copy_bytes(th_cuda_call *c, void *to, const void *from, int64_t bytes) {
+  return TH_CUDA(c->driver, copy, (device_address(to), device_address(from), (size_t)bytes, c->stream));
+}
+
 static th_status copy_views(th_cuda_call *c, size_t i, const th_view *from, const th_view *to) {
   bool alike = from->rank == to->rank;
   if (from->dtype != to->dtype || th_view_numel(from) != th_view_numel(to)) return TH_ERROR(INVALID_ARGUMENT, "instruction %zu copies unequal tensors", i);
   if (!th_view_numel(from) || from->data == to->data) return TH_OK;
   for (uint32_t k = 0; alike && k < from->rank; k++) alike = from->dims[k] == to->dims[k] && (from->dims[k] == 1 || from->strides[k] == to->strides[k]);
   if (!alike || !is_dense(from)) return TH_ERROR(UNIMPLEMENTED, "instruction %zu copies tensors that are laid out differently; on a device that takes a kernel", i);
-  return th_status_prefix(TH_CUDA(c->driver, copy, (device_address(to->data), device_address(from->data), (size_t)th__view_extent(from), c->stream)), "instruction %zu (copy)", i);
+  return th_status_prefix(copy_bytes(c, to->data, from->data, th__view_extent(from)), "instruction %zu (copy)", i);
 }
 
 static th_status fill(th_cuda_call *c, size_t i, const th_view *v) {
@@ -153,7 +164,8 @@ static th_status fill(th_cuda_call *c, size_t i, const th_view *v) {
   TH_TRY(th__run_fill_value(c->run, i, v->dtype, &raw));
   if (!n) return TH_OK;
   uint32_t low = (uint32_t)raw, high = (uint32_t)(raw >> 32);
-  if (!is_dense(v) || (size == 8 && n > 1 && low != high)) return TH_ERROR(UNIMPLEMENTED, "instruction %zu fills a tensor of %zu %s with what takes a kernel on a device", i, n, th_dtype_name(v->dtype));
+  if (!is_dense(v) || (size == 8 && n > 1 && low != high))
+    return TH_ERROR(UNIMPLEMENTED, "a fill of %zu %s, that takes a kernel on a device", n, th_dtype_name(v->dtype));
   if (size == 1) return TH_CUDA(d, set_8, (at, (uint8_t)raw, n, c->stream));
   if (size == 2) return TH_CUDA(d, set_16, (at, (uint16_t)raw, n, c->stream));
   if (size == 4) return TH_CUDA(d, set_32, (at, low, n, c->stream));
@@ -249,7 +261,8 @@ static void fill_device_buffers(th_run *run) {
   char *base = run->device_memory;
   for (size_t i = 0; i < p->n_buffer_kind; i++) {
     uint32_t index = p->buffer_index[i];
-    if (p->buffer_kind[i] == TH_BUFFER_BORROWED) run->buffers[i] = th__input_on_host(p, index) ? NULL : l->copies[index] >= 0 ? base + l->copies[index] : run->inputs[index];
+    if (p->buffer_kind[i] == TH_BUFFER_BORROWED && th__input_on_host(p, index)) run->buffers[i] = NULL;
+    else if (p->buffer_kind[i] == TH_BUFFER_BORROWED) run->buffers[i] = l->copies[index] >= 0 ? base + l->copies[index] : run->inputs[index];
     else if (p->buffer_kind[i] == TH_BUFFER_ARENA) run->buffers[i] = base + run->values[p->buffer_offset[i]];
     else if (p->buffer_kind[i] == TH_BUFFER_STAGED) run->buffers[i] = base + l->mirror + run->values[p->buffer_offset[i]];
     else if (p->buffer_kind[i] == TH_BUFFER_CONSTANT) run->buffers[i] = base + l->mirror + l->constants[index];
@@ -277,7 +290,8 @@ static th_status execute(th_cuda_call *c) {
   int capturing = 0;
   TH_TRY(th__cuda_plan_prepare(c->on, plan, c->plan));
   TH_TRY(TH_CUDA(d, stream_capturing, (c->stream, &capturing)));
-  if (capturing) return TH_ERROR(FAILED_PRECONDITION, "the current stream is being captured into a CUDA graph; a compiled program cannot be part of it (its steps are CUDA graphs of their own)");
+  if (capturing)
+    return TH_ERROR(FAILED_PRECONDITION, "the current stream is being captured into a CUDA graph; a compiled program cannot be part of it (its steps are CUDA graphs of their own)");
   if (l->total && !run->device_memory) return TH_ERROR(FAILED_PRECONDITION, "the call has no memory; th_run_set_arena was not called");
   for (size_t i = 0; i < p->n_instr_kind; i++)
     if (plan->scalars[i]) TH_TRY(th__scalars_run(run, i));
@@ -285,12 +299,12 @@ static th_status execute(th_cuda_call *c) {
   th_status status;
   TH_TRY_CLEANUP(upload(c));
   for (uint32_t i = 0; i < run->n_inputs; i++)
-    if (l->copies[i] >= 0) TH_TRY_CLEANUP(TH_CUDA(d, copy, (device_address(run->device_memory + l->copies[i]), device_address(run->inputs[i]), (size_t)l->copy_bytes[i], c->stream)));
+    if (l->copies[i] >= 0) TH_TRY_CLEANUP(copy_bytes(c, run->device_memory + l->copies[i], run->inputs[i], l->copy_bytes[i]));
   fill_device_buffers(run);
   TH_TRY_CLEANUP(run->step && !plan->no_graph ? th__cuda_step(c) : th__cuda_issue(c));
   for (uint32_t i = 0; i < plan->n_escaping; i++) {
     int64_t bytes = run->values[p->buffer_size[plan->escaping[i]]];
-    if (l->escaping[i] >= 0 && bytes > 0) TH_TRY_CLEANUP(TH_CUDA(d, copy, (device_address(run->outputs[i]), device_address(run->device_memory + l->escaping[i]), (size_t)bytes, c->stream)));
+    if (l->escaping[i] >= 0 && bytes > 0) TH_TRY_CLEANUP(copy_bytes(c, run->outputs[i], run->device_memory + l->escaping[i], bytes));
   }
 cleanup:
   return run->step ? th_status_join(status, end_step(c)) : status;

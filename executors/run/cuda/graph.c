@@ -1,6 +1,7 @@
 /* Steps of a plan. The first call with some addresses is issued instruction by instruction, the second with the same ones is captured into
- * a CUDA graph, later ones are replays; other addresses (or sizes) begin again, and come back to the graph when they do. What is the same in every step does
- * not depend on the caller's allocator: small user inputs are copied in, results are copied out (execute.c), the arena is held. */
+ * a CUDA graph, later ones are replays; other addresses (or sizes) begin again, and until they are captured in turn the old ones find their graph.
+ * What a step is made of does not depend on the caller's allocator: small user inputs are copied in, results are copied out (execute.c), the
+ * arena is held. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +10,8 @@
 
 static bool same(const th_cuda_call *c, void *const *addresses, const int64_t *values) {
   const Thunder__Wire__Plan *p = c->run->plan->wire;
-  return addresses && !memcmp(addresses, c->run->buffers, p->n_buffer_kind * sizeof *addresses) && (!c->run->plan->dynamic || !memcmp(values, c->run->values, p->n_expr_kind * sizeof *values));
+  if (!addresses || memcmp(addresses, c->run->buffers, p->n_buffer_kind * sizeof *addresses)) return false;
+  return !c->run->plan->dynamic || !memcmp(values, c->run->values, p->n_expr_kind * sizeof *values);
 }
 
 static th_status remember(const th_cuda_call *c, void ***addresses, int64_t **values) {

@@ -51,7 +51,8 @@ static th_status load(th_cuda_program *x) {
   TH_TRY(TH_CUDA(d, host_address, (&x->bad_address, bad, 0)));
   for (; x->n_modules < w->n_modules; x->n_modules++) {
     const Thunder__Wire__Module *m = w->modules[x->n_modules];
-    if (!strcmp(m->kind, "cubin")) TH_TRY(th_status_prefix(TH_CUDA(d, module_load, (&x->modules[x->n_modules], m->code.data)), "module %zu (%.60s)", x->n_modules, m->name ? m->name : ""));
+    if (strcmp(m->kind, "cubin")) continue;
+    TH_TRY(th_status_prefix(TH_CUDA(d, module_load, (&x->modules[x->n_modules], m->code.data)), "module %zu (%.60s)", x->n_modules, m->name ? m->name : ""));
   }
   return TH_OK;
 }
