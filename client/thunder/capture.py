@@ -142,25 +142,36 @@ def symbol_range(value):
 # ---- State of nodes ---------------------------------------------------------------------------------------------------
 
 class State:
-    """Grad mode and autocast region a node runs in; `writes`: it may write to an operand."""
+    """Grad mode and autocast region (of the graph's device type) a node runs in; `writes`: it may write to an operand."""
 
-    __slots__ = ("grad", "autocast", "writes")
+    __slots__ = ("grad", "autocast", "writes", "device")
 
-    def __init__(self, grad, autocast, writes=False):
-        self.grad, self.autocast, self.writes = grad, autocast, writes  # bool; torch dtype or None
+    def __init__(self, grad, autocast, writes=False, device="cpu"):
+        self.grad, self.autocast, self.writes, self.device = grad, autocast, writes, device  # bool; torch dtype or None
 
     def __eq__(self, other):
         return self.grad == other.grad and self.autocast == other.autocast
 
 
-def ambient_state():
-    autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-    return State(torch.is_grad_enabled(), autocast)
+def device_type(gm):
+    """Where a graph runs: on cuda where one of its tensors is there (numbers may be in host memory all the same), else on the cpu."""
+    values = [node.meta.get("example_value", node.meta.get("val")) for node in gm.graph.nodes]
+    return "cuda" if any(isinstance(v, torch.Tensor) and v.device.type == "cuda" for v in pytree.tree_leaves(values)) else "cpu"
+
+
+def is_number_in_host_memory(value, device):
+    """A tensor of rank 0 on the cpu, which PyTorch takes beside tensors on another device."""
+    return device != "cpu" and isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.dim() == 0
+
+
+def ambient_state(device="cpu"):
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return State(torch.is_grad_enabled(), autocast, device=device)
 
 
 def annotate(gm, state=None):
     """Numbers the nodes of a TorchDynamo graph and returns the list of their states, by number."""
-    state = state or ambient_state()
+    state = state or ambient_state(device_type(gm))
     states, entered = [], {}
     grad, autocast = state.grad, state.autocast
     for number, node in enumerate(gm.graph.nodes):
@@ -171,13 +182,13 @@ def annotate(gm, state=None):
             elif node.target is _enter_autocast:
                 entered[node] = autocast
                 device, dtype, enabled = (tuple(node.args) + (None, None, True))[:3]
-                if device == "cpu":
-                    autocast = (dtype or torch.get_autocast_dtype("cpu")) if enabled else None
+                if device == state.device:
+                    autocast = (dtype or torch.get_autocast_dtype(device)) if enabled else None
             elif node.target is _exit_autocast:
                 autocast = entered.pop(node.args[0], state.autocast)
             elif "enter" in str(getattr(node.target, "__name__", "")) and "inference_mode" in str(node.target):
                 raise Unsupported("inference_mode", "entered inside the compiled function", number)
-        states.append(State(grad, autocast, _may_write(node)))
+        states.append(State(grad, autocast, _may_write(node), state.device))
     return states
 
 
@@ -187,9 +198,9 @@ def node_number(node):
 
 
 def _set_autocast(state):
-    torch.set_autocast_enabled("cpu", state.autocast is not None)
+    torch.set_autocast_enabled(state.device, state.autocast is not None)
     if state.autocast is not None:
-        torch.set_autocast_dtype("cpu", state.autocast)
+        torch.set_autocast_dtype(state.device, state.autocast)
 
 
 # ---- Regions: sub-graphs that keep a meaning of their own -------------------------------------------------------------
@@ -268,14 +279,15 @@ torch.library.register_fake("thunder_capture::straight_through", _straight_throu
 
 @contextlib.contextmanager
 def _preserved_modes():
-    grad, autocast, dtype = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+    grad, kept = torch.is_grad_enabled(), [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda")]
     try:
         yield
     finally:
         with torch._C.DisableTorchFunction():
             _set_grad_enabled(grad)
-            torch.set_autocast_enabled("cpu", autocast)
-            torch.set_autocast_dtype("cpu", dtype)
+            for device, enabled, dtype in kept:
+                torch.set_autocast_enabled(device, enabled)
+                torch.set_autocast_dtype(device, dtype)
 
 
 # ---- Export -----------------------------------------------------------------------------------------------------------
@@ -287,6 +299,7 @@ class Exported:
 
     def __init__(self, gm, inputs, outputs, written, states):
         self.gm, self.inputs, self.outputs, self.written, self.states = gm, inputs, outputs, written, states
+        self.device = states[0].device if states else "cpu"
         self.regions = {}
         self.constants = []
         for node in gm.graph.nodes:
@@ -303,7 +316,7 @@ class Exported:
         number = node_number(node)
         state = self.states[number] if number is not None and number < len(self.states) else None
         if state and state.writes and not state.grad and _only_moves(node):
-            return State(True, state.autocast)
+            return State(True, state.autocast, device=state.device)
         return state
 
 
@@ -393,7 +406,7 @@ class _Runner(torch.nn.Module):
         """What runs here is recorded with gradients on, though `node` runs with gradients off."""
         custom, state = node.meta["custom"], self.state_of(node)
         node.meta["custom"] = {**custom, _TRACE_KEY: len(self.states)}
-        self.states.append(State(True, state.autocast))
+        self.states.append(State(True, state.autocast, device=state.device))
         try:
             with interpreter._set_current_node(node):
                 yield
@@ -477,20 +490,26 @@ def count_writes(gm, position):
     values = [example(n) for n in placeholders(gm)]
     mode = detect_fake_mode(values)
     with mode, torch.no_grad(), _preserved_modes():
-        given = [torch.empty_strided(v.size(), v.stride(), dtype=v.dtype) if isinstance(v, torch.Tensor) else v for v in values]
+        given = [torch.empty_strided(v.size(), v.stride(), dtype=v.dtype, device=v.device) if isinstance(v, torch.Tensor) else v for v in values]
         torch.fx.Interpreter(gm).run(*given)
     return given[position]._version
 
 
 def check_inputs(gm):
     """Raises Unsupported for an input that no plan can take."""
+    device, index = device_type(gm), None
     for node in placeholders(gm):
         value = example(node)
         if isinstance(value, (torch.SymInt, int)):
             continue
         if not isinstance(value, torch.Tensor):
             raise Unsupported("graph input", f"{source_name(node)} is a {type(value).__name__}, not a tensor", node_number(node))
-        if value.device.type != "cpu" or value.layout != torch.strided or value.is_conj() or value.is_neg():
+        if value.device.type == "cuda":
+            if index not in (None, value.device.index):
+                raise Unsupported("graph input", f"{source_name(node)} is on {value.device}, others are on cuda:{index}; a region runs on one device", node_number(node))
+            index = value.device.index
+        elsewhere = value.device.type != device and not is_number_in_host_memory(value, device)
+        if elsewhere or value.layout != torch.strided or value.is_conj() or value.is_neg():
             kind = "lazily conjugated or negated" if value.is_conj() or value.is_neg() else str(value.layout)
             raise Unsupported("graph input", f"{source_name(node)} is a {kind} tensor on {value.device}", node_number(node))
         if type(value) is not FakeTensor and not isinstance(value, torch.nn.Parameter):
@@ -732,7 +751,7 @@ def split(gm, bad, states):
     clean.recompile()
     numbers = {node_number(n): piece.get(n, 0) for n in order}
     outer = split_module(clean, None, lambda n: numbers.get(node_number(n), 0), keep_original_order=True)
-    base = ambient_state()
+    base = ambient_state(states[0].device if states else "cpu")
     pieces = []
     for name, module in outer.named_children():
         if not name.startswith("submod_") or not isinstance(module, torch.fx.GraphModule):
@@ -756,7 +775,7 @@ def _reinsert_markers(gm, states, base):
                     opened = None
                 if wanted.autocast != base.autocast:
                     enabled = wanted.autocast is not None
-                    opened = graph.call_function(_enter_autocast, ("cpu", wanted.autocast, enabled, None))
+                    opened = graph.call_function(_enter_autocast, (wanted.device, wanted.autocast, enabled, None))
             if wanted.grad != state.grad:
                 graph.call_function(_set_grad_enabled, (wanted.grad,))
         state = wanted

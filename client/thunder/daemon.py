@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 
-from . import paths, wire
+from . import device, paths, wire
 from .errors import CompileError, DaemonError
 
 PROTOCOL = 1
@@ -92,7 +92,9 @@ def _start():
     thunderd = paths.program("thunderd")
     if thunderd is None:
         raise DaemonError("thunderd was not found: not in $THUNDER_BIN, not beside the package, not in PATH")
-    done = subprocess.run([thunderd, "--ensure"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = dict(os.environ)
+    environment.setdefault("THUNDER_CUDA_LIBS", device.library_folders())
+    done = subprocess.run([thunderd, "--ensure"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
         raise DaemonError(f"thunderd could not be started: {done.stderr.strip() or f'exit code {done.returncode}'}")
     return done.stdout.strip().split("\n")[-1]

@@ -48,7 +48,7 @@ def check(exported):
                     for problem in check(body) if body else ():
                         raise Unsupported(problem.operator, problem.reason)
                 continue
-            _check_node(node)
+            _check_node(node, exported.device)
         except Unsupported as error:
             error.node = number
             problems.append(error)
@@ -76,7 +76,7 @@ def _takes_as_operand(user, node):
     return bool(names) and names <= operands
 
 
-def _check_node(node):
+def _check_node(node, device):
     if capture.is_item(node) and capture.is_python_number(node.args[0]):
         return
     if node.op in ("placeholder", "output") or capture.is_marker(node) or node.target is operator.getitem:
@@ -95,14 +95,14 @@ def _check_node(node):
         if isinstance(tensor, torch.Tensor):
             if capture.is_data_dependent(tensor):
                 raise Unsupported(str(node.target), "the size of its result depends on data")
-            if tensor.device.type != "cpu":
-                raise Unsupported(str(node.target), f"makes a tensor on {tensor.device}")
+            if tensor.device.type != device and not capture.is_number_in_host_memory(tensor, device):
+                raise Unsupported(str(node.target), f"makes a tensor on {tensor.device}, the graph runs on {device}")
             if str(tensor.dtype).removeprefix("torch.") not in wire.DTYPES:
                 raise Unsupported(str(node.target), f"makes a tensor of {tensor.dtype}")
-    _arguments(node, row)
+    _arguments(node, row, device)
 
 
-def _arguments(node, row):
+def _arguments(node, row, device):
     """Arguments by name, without those that say nothing. Raises Unsupported for one that the row does not know."""
     given = {}
     schema = node.target._schema
@@ -118,7 +118,7 @@ def _arguments(node, row):
         if spec.name not in row.argument_names:
             if value is None or spec.name in _IGNORED or (spec.has_default_value() and value == spec.default_value):
                 continue
-            if spec.name == "device" and torch.device(value).type == "cpu":
+            if spec.name == "device" and torch.device(value).type == device:
                 continue
             raise Unsupported(str(node.target), f"argument {spec.name}={value} is not supported")
         if value is not None:
@@ -262,8 +262,10 @@ class Encoder:
         t.graph_inputs.append(len(inputs))
         for node, (label, value) in zip(nodes, inputs):
             if isinstance(value, torch.Tensor):
-                weak = wire.FLAG_WEAK if capture.is_python_number(node) else 0
-                self.values[node] = self.add_value(self.type(value.dtype, value.size(), weak), label)
+                flags = wire.FLAG_WEAK if capture.is_python_number(node) else 0
+                if capture.is_number_in_host_memory(value, exported.device):
+                    flags |= wire.FLAG_HOST
+                self.values[node] = self.add_value(self.type(value.dtype, value.size(), flags), label)
             else:
                 self.values[node] = self.add_value(self.type(torch.int64, (), wire.FLAG_HOST), label)
         first = len(self.operators)
@@ -380,7 +382,7 @@ class Encoder:
         row = row_of(node)
         if row is None:
             raise Unsupported(str(node.target), "not in Thunder's operator table yet", capture.node_number(node))
-        given = _arguments(node, row)
+        given = _arguments(node, row, exported.device)
         operands = []
         for spec in row.operands:
             value = given.get(spec["name"])

@@ -2,13 +2,12 @@
 
 A job holds meaning only (proto/compile.proto): the digest of its bytes is the name of the result everywhere."""
 import os
-import platform
 import re
 import time
 
 import torch
 
-from . import daemon, runtime, wire
+from . import daemon, device, runtime, wire
 from .errors import CompileError
 
 _programs = {}  # digest -> Program: equal graphs of one process share one
@@ -39,32 +38,6 @@ class _Origins:
         return text.replace(found[0], f", in a kernel with {known[0].operators[op][0]}") + at
 
 
-def arch():
-    """The CPU's level as a target names it; never -march=native."""
-    if platform.machine() == "aarch64":
-        return "aarch64"
-    try:
-        with open("/proc/cpuinfo") as f:
-            flags = next((line for line in f if line.startswith("flags")), "").split()
-    except OSError:
-        flags = []
-    v4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-    return "x86-64-v4" if v4 <= set(flags) else "x86-64-v3"
-
-
-_arch = None
-
-
-def target():
-    global _arch
-    _arch = _arch or arch()
-    forced = os.environ.get("THUNDER_TARGET")  # "cuda:simt": CUDA's kernels on the host, for tests
-    if forced:
-        name, _, of = forced.partition(":")
-        return wire.Target(name=name, arch=of, threads=torch.get_num_threads())
-    return wire.Target(name="cpu", arch=_arch, threads=torch.get_num_threads())
-
-
 def options(on, mode, executors=None, disabled_passes=(), world=1, train_step=None, deterministic=None):
     if executors is None:
         executors = [name for name in os.environ.get("THUNDER_EXECUTORS", "" if on.name == "cuda" else "cpu").split(",") if name]
@@ -72,6 +45,8 @@ def options(on, mode, executors=None, disabled_passes=(), world=1, train_step=No
         raise CompileError("there is no executor to compile for: executors=() or an empty THUNDER_EXECUTORS; this version has \"cpu\"", "INVALID_ARGUMENT")
     o = wire.Options(mode=mode, executors=list(executors), world=world)
     o.deterministic = torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
+    if on.name == "cuda":
+        o.tf32 = torch.backends.cuda.matmul.allow_tf32
     o.disabled_passes.extend(disabled_passes)
     if train_step is not None:
         o.train_step.CopyFrom(train_step)
@@ -79,10 +54,10 @@ def options(on, mode, executors=None, disabled_passes=(), world=1, train_step=No
 
 
 class Job:
-    """One compile: its bytes, and after `run` the loaded program."""
+    """One compile for the device `where`: its bytes, and after `run` the loaded program."""
 
-    def __init__(self, encoded, mode, **kinds):
-        self.encoded, on = encoded, target()
+    def __init__(self, encoded, mode, where, **kinds):
+        self.encoded, on = encoded, device.target(where)
         self.message = wire.CompileJob(version=1, trace=encoded.trace_bytes, options=options(on, mode, **kinds), target=on,
                                        compiler=daemon.build_id())
         self.bytes = self.message.SerializeToString(deterministic=True)

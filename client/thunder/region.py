@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from . import capture, encode, jobs, runtime, wire
+from . import capture, device, encode, jobs, runtime, wire
 from .errors import CompileError, DaemonError, Unsupported
 from .signature import Layout, Signature
 from .stats import EagerPiece
@@ -41,9 +41,10 @@ class Region:
         signature = Signature(self.layout, self.exported, [*arguments, *self.constants], self.differentiate)
         encoded = encode.encode(self.exported, signature)
         mode = "forward_backward" if signature.differentiated else "forward"
-        job = jobs.Job(encoded, mode, executors=self.settings.executors, disabled_passes=self.settings.disabled_passes)
+        where = device.of(arguments)
+        job = jobs.Job(encoded, mode, where, executors=self.settings.executors, disabled_passes=self.settings.disabled_passes)
         program = job.run(self.stats)
-        self.executor = runtime.Executor(program, signature, encoded.symbols)
+        self.executor = runtime.Executor(program, signature, encoded.symbols, where)
         self.stats.regions += 1
         self.stats.plans += list(program.plans)
         self.layout = self.exported = None

@@ -1,7 +1,7 @@
 """Running plans: the loaded program, and regions of a user's function as callables on PyTorch tensors."""
 import torch
 
-from . import capture, wire
+from . import capture, device, wire
 
 _CAPTURED = (wire.INPUT_USER, wire.INPUT_PARAMETER, wire.INPUT_BUFFER, wire.INPUT_INTEGER)
 
@@ -37,20 +37,12 @@ class Program:
         self.plans = {p.name: Plan(p) for p in native.plans}
 
 
-def draw_seed():
-    """A seed from PyTorch's generator: torch.manual_seed reproduces what a plan draws."""
-    return torch.empty((), dtype=torch.int64).random_()
-
-
-_ZERO = torch.zeros((), dtype=torch.int64)
-
-
 class Executor:
     """Calls the plans of one region. `inputs`: what the captured graph takes, constants last. `symbols`: the expression of each
-    symbol of the trace."""
+    symbol of the trace. `where`: the device of the tensors that are not the caller's."""
 
-    def __init__(self, program, signature, symbols):
-        self.signature = signature
+    def __init__(self, program, signature, symbols, where):
+        self.signature, self.where = signature, where
         self.forward_plan = program.plans["forward"]
         self.backward_plan = program.plans.get("backward")
         kinds = self.forward_plan.output_kinds
@@ -71,12 +63,12 @@ class Executor:
                               if kind == wire.OUTPUT_GRADIENT]
 
     def run_forward(self, inputs, seed=None):
-        """(outputs, saved). `seed` is drawn where the plan takes one and none is given."""
+        """(outputs, saved). `seed`, with its offset, is drawn where the plan takes one and none is given."""
         if not self.plain:
-            seed = draw_seed() if seed is None else seed
+            seed, offset = device.draw(self.where) if seed is None else seed
             given, inputs = iter(inputs), []
             for kind in self.forward_plan.input_kinds:
-                inputs.append(seed if kind == wire.INPUT_SEED else _ZERO if kind == wire.INPUT_OFFSET else next(given))
+                inputs.append(seed if kind == wire.INPUT_SEED else offset if kind == wire.INPUT_OFFSET else next(given))
         made = self.forward_plan.run(inputs)
         for i, count in self.bumped:
             output = self.signature.outputs[i]
@@ -90,8 +82,8 @@ class Executor:
         again, not saved. `sizes`: values of `self.sizes` in the forward half's call."""
         inputs, kept, given, numbers = [], iter(saved), iter(tangents), iter(sizes)
         for kind in self.backward_plan.input_kinds:
-            inputs.append(next(kept) if kind == wire.INPUT_SAVED else seed if kind == wire.INPUT_SEED else
-                          _ZERO if kind == wire.INPUT_OFFSET else next(numbers) if kind == wire.INPUT_INTEGER else next(given))
+            inputs.append(next(kept) if kind == wire.INPUT_SAVED else seed[0] if kind == wire.INPUT_SEED else
+                          seed[1] if kind == wire.INPUT_OFFSET else next(numbers) if kind == wire.INPUT_INTEGER else next(given))
         made = self.backward_plan.run(inputs)
         gradients = [None] * len(self.signature.inputs)
         for position, base in self.gradients:
@@ -104,7 +96,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, executor, *inputs):
-        ctx.seed = draw_seed() if executor.seeded else None
+        ctx.seed = device.draw(executor.where) if executor.seeded else None
         made, saved = executor.run_forward(inputs, ctx.seed)
         ctx.executor, ctx.sizes = executor, ()
         if executor.sizes:
@@ -131,7 +123,7 @@ class _Function(torch.autograd.Function):
         tensors = iter(ctx.saved_tensors)
         saved = [next(tensors) if s is None else s for s in ctx.integers]
         wanted = [g for i, g in zip(executor.fresh, grads) if i in executor.tangents]
-        tangents = [torch.zeros(shape, dtype=dtype) if g is None else g.to(dtype).contiguous()
+        tangents = [torch.zeros(shape, dtype=dtype, device=executor.where) if g is None else g.to(dtype).contiguous()
                     for g, (shape, dtype) in zip(wanted, ctx.shapes)]
         return executor.run_backward(saved, tangents, ctx.seed, ctx.sizes)
 

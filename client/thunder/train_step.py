@@ -5,7 +5,7 @@ import warnings
 
 import torch
 
-from . import capture, dynamo, encode, jobs, runtime, wire
+from . import capture, device, dynamo, encode, jobs, runtime, wire
 from .arguments import check_batch, check_train_step
 from .errors import CompileError, DaemonError, Unsupported
 from .region import Backend, Settings
@@ -57,6 +57,8 @@ class _Compiled:
             return [state["momentum_buffer"]]
         if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32)
+        elif state["step"].device.type != "cpu":  # of a fused or capturable optimizer: the plan counts in host memory
+            state["step"] = state["step"].cpu()
         names = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if group["amsgrad"] else [])
         for name in names:
             if name not in state:
@@ -118,6 +120,7 @@ class _StepRegion:
                                "p.data = p.data.clone()", "UNIMPLEMENTED")
         self.loss = s.results[0][1]
         self.encoded = encode.encode(self.exported, s)
+        self.where = device.of(arguments)
 
     def plan(self, phase, used, groups):
         """The plan of a phase. `used`, `groups`: what _Compiled.groups says of the parameters."""
@@ -130,9 +133,10 @@ class _StepRegion:
             for nesterov, momentum, amsgrad, maximize, decay, first in flags:
                 message.groups.add(nesterov=nesterov, momentum=momentum, amsgrad=amsgrad, maximize=maximize, weight_decay=decay,
                                    first_step=first)
-            job = jobs.Job(self.encoded, "train_step", executors=step.executors, world=step.world, train_step=message)
+            job = jobs.Job(self.encoded, "train_step", self.where, executors=step.executors, world=step.world, train_step=message)
             program = job.run(step.stats)
             step.stats.plans += list(program.plans)
+            step.held.append(program.plans["step"])
             self.plans[key] = program.plans["step"]
         return self.plans[key]
 
@@ -162,9 +166,9 @@ class _StepRegion:
         made_now = [p for p, group in params if known and p not in step.optimizer.state]
         states = iter([t for p, group in params for t in known.state(p, group)] if known else ())
         numbers = iter([*(known.numbers(used) if known else ()), *([float(step.clip)] if step.clip is not None else ()), scale])
-        inputs = []
+        inputs, seed = [], device.draw(self.where) if wire.INPUT_SEED in plan.input_kinds else None
         for kind in plan.input_kinds:
-            inputs.append(runtime.draw_seed() if kind == wire.INPUT_SEED else 0 if kind == wire.INPUT_OFFSET
+            inputs.append(seed[0] if kind == wire.INPUT_SEED else seed[1] if kind == wire.INPUT_OFFSET
                           else next(accumulators) if kind == wire.INPUT_ACCUMULATOR else next(states) if kind == wire.INPUT_STATE
                           else next(numbers) if kind == wire.INPUT_HYPER else next(given))
         try:
@@ -278,13 +282,16 @@ class TrainStep:
         self.known = _Compiled(optimizer)
         self.grad_norm, self.pending, self.flushable = None, 0, None
         self._accumulators, self._begun = {}, self.world == 1
+        self.held = []        # plans, which hold device memory from step to step
         self.touched = set()  # parameters that have gradients of earlier micro-batches
         if self.known.kind == "none":
             warnings.warn(f"thunder: {type(optimizer).__name__} runs in eager PyTorch after the plan", stacklevel=3)
 
+        where = device.of(model.parameters()).type
+
         def forward(*args, **kwargs):
             if precision == "bf16-mixed":
-                with torch.autocast("cpu", dtype=torch.bfloat16):
+                with torch.autocast(where, dtype=torch.bfloat16):
                     out = model(*args, **kwargs) if loss_fn is None else loss_fn(model(*args[:-1], **kwargs), args[-1])
             else:
                 out = model(*args, **kwargs) if loss_fn is None else loss_fn(model(*args[:-1], **kwargs), args[-1])
@@ -307,6 +314,9 @@ class TrainStep:
         if self._begun:
             return
         from . import _C
+        if device.of(self.model.parameters()).type != "cpu":
+            raise CompileError(f"{self.world} ranks train a model on {device.of(self.model.parameters())}; in this version ranks average gradients in host "
+                               "memory only: move the model to the cpu, or run one rank", "UNIMPLEMENTED")
         for tensor in [*self.model.parameters(), *self.model.buffers()]:
             whole = tensor.detach().contiguous()
             _C.broadcast(whole)
@@ -340,6 +350,12 @@ class TrainStep:
         dynamo.breaks()  # said here, not with the next function
         check_batch(self.model, self.loss_fn, args, kwargs)
         return dynamo.not_captured(error)
+
+    def release(self):
+        """Gives back the device memory and the CUDA graphs that the plans of this step hold between calls; the next call takes them
+        again. On the cpu nothing is held. Returns None."""
+        for plan in self.held:
+            plan.native.release()
 
     def flush(self):
         """Updates from the micro-batches since the last update, and does nothing when there are none: the end of an epoch whose length

@@ -5,10 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "daemon/build_id.h"
 #include "daemon/thunderc/compile.h"
 #include "daemon/thunderc/worker.h"
+#include "executors/cudnn/cudnn.h"
 #include "executors/emit/emit.h"
 #include "executors/registry.h"
 #include "ir/base/log.h"
@@ -119,6 +121,16 @@ static int index_of(const char *text, const char *const *names) {
   return -1;
 }
 
+/* The stand-in for a driver lies beside the programs: ../lib/cuda-stub (executors/cudnn/cudnn.h). */
+static void find_stub(void) {
+  static char path[4096 + 64];
+  ssize_t n = readlink("/proc/self/exe", path, 4096);
+  char *end = n > 0 && n < 4096 ? (path[n] = '\0', strrchr(path, '/')) : NULL;
+  if (!end) return;
+  strcpy(end, "/../lib/cuda-stub/libcuda.so.1");
+  if (!access(path, R_OK)) th_cudnn_set_stub(path);
+}
+
 int main(int argc, char **argv) {
   enum { DUMP = 256, MODE, OPTIMIZER, WORLD, TARGET, DISABLE, LIST, WORKER, VERSION };
   static const struct option options[] = {
@@ -127,11 +139,12 @@ int main(int argc, char **argv) {
       {"list-passes", no_argument, NULL, LIST},      {"worker", no_argument, NULL, WORKER},   {"version", no_argument, NULL, VERSION},
       {"help", no_argument, NULL, 'h'},              {0}};
   static const char *const modes[] = {"forward", "forward_backward", "train_step", NULL}, *const optimizers[] = {"none", "sgd", "adam", "adamw", NULL},
-                   *const targets[] = {"x86-64-v3", "x86-64-v4", "aarch64", NULL};
+                   *const targets[] = {"x86-64-v3", "x86-64-v4", "aarch64", "sm_80", "sm_90", "sm_100", "simt", NULL};
   arguments a = {.dump = "all", .options = th_options_default(), .group = {.weight_decay = true}};
   int c, k;
   char *end;
   a.options.disabled = a.disabled;
+  find_stub();
   while ((c = getopt_long(argc, argv, "ho:", options, NULL)) != -1) switch (c) {
       case DUMP: a.dump = optarg; break;
       case MODE:
@@ -147,8 +160,10 @@ int main(int argc, char **argv) {
         if (*end || a.options.world < 1) return bad_choice("world", optarg, "a number of ranks");
         break;
       case TARGET:
-        if (index_of(optarg, targets) < 0) return bad_choice("target", optarg, "x86-64-v3, x86-64-v4 or aarch64");
+        if (index_of(optarg, targets) < 0) return bad_choice("target", optarg, "x86-64-v3, x86-64-v4, aarch64, sm_80, sm_90, sm_100 or simt");
         a.options.target.arch = optarg;
+        if (!strncmp(optarg, "sm_", 3) || !strcmp(optarg, "simt")) a.options.target.name = "cuda";
+        th_executors_of(&a.options.target, &a.options.executors, &a.options.n_executors);
         break;
       case DISABLE:
         if (!th_pass_find(optarg) || a.options.n_disabled == 64) return bad_choice("disable", optarg, "the name of a pass (see --list-passes)");

@@ -120,7 +120,7 @@ static th_status lay_library(layout *l, const th_op *op) {
   th_value *operands = TH_ARENA_ARRAY(l->arena, th_value, op->n_operands);
   for (uint32_t k = 0; k < op->n_operands; k++) {
     operands[k] = l->r.map[op->operands[k]];
-    if (executor && executor->library_takes && !executor->library_takes(to(l), op, k, strides_of(l, operands[k])))
+    if (executor && executor->library_takes && !executor->library_takes(l->r.from, op, k, strides_of(l, operands[k])))
       operands[k] = contiguous(l, operands[k]);
   }
   th_op *copy = th_rewrite_clone(&l->r, op);
