@@ -395,7 +395,7 @@ class _Runner(torch.nn.Module):
                 result = super().run_node(node)
                 return result.clone() if makes_dropout(node) else result
 
-        with fx_traceback.preserve_node_meta():
+        with fx_traceback.preserve_node_meta(), _preserved_modes():  # PyTorch checks that a graph leaves the modes as they were
             return Interpreter(self.gm, garbage_collect_values=False).run(*args)  # a base may be needed after its last use
 
     def state_of(self, node):
