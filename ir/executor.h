@@ -35,12 +35,32 @@ typedef struct th_library_call {
 typedef struct th_binary { uint8_t *bytes; size_t size; } th_binary;
 enum { TH_MAX_PARTS = 32 };
 
+/* Who reads each value of graph 0, for executors that look around an op. */
+typedef struct th_users {
+  const th_op *const *const *readers; /* by value; in order */
+  const uint32_t *n_readers;          /* operands that refer to it: an op that reads it twice stands there twice */
+  const bool *leaves;                 /* is an output */
+} th_users;
+
+/* Several ops as one library call: `ops` in order, among them all that their inner values are read by. */
+enum { TH_MAX_ABSORBED = 24 };
+typedef struct th_absorbed {
+  th_library_call call;
+  uint32_t n_ops, n_operands, n_results;
+  const th_op *ops[TH_MAX_ABSORBED];
+  th_value operands[8], results[8];
+} th_absorbed;
+
 struct th_executor {
   const char *name; /* "cpu" */
 
   /* Does this executor want the torch-level composite `op` whole, as one library call? Fills *out (context memory). NULL or
    * false: no. The pass `claim` makes a library op of it whose body is the composite's lowering. */
   bool (*claims)(const th_options *options, const th_trace *trace, const th_op *op, th_library_call *out);
+
+  /* Does this executor want ops around `seed` (a composite or prim of graph 0) together, as one library call? Values that are read
+   * elsewhere must be among the results; the pass `claim` leaves alone what would have to run before one of its operands. NULL: no. */
+  bool (*absorbs)(const th_options *options, const th_trace *trace, const th_users *users, const th_op *seed, th_absorbed *out);
 
   /* Can the prim be one library call; fills *out (context memory). NULL or false: no. */
   bool (*library)(const th_options *options, const th_trace *trace, const th_op *op, th_library_call *out);

@@ -12,7 +12,7 @@ static th_dim *append(th_dim *at, const th_attr *a) {
   return at;
 }
 
-static bool library(const th_options *options, const th_trace *t, const th_op *op, th_library_call *out) {
+static bool call_of(const th_options *options, const th_trace *t, const th_op *op, th_matmul_epilogue epilogue, th_library_call *out) {
   static const char *const lists[] = {"lhs_batch", "rhs_batch", "lhs_contract", "rhs_contract"};
   th_context *c = t->context;
   if (op->kind != TH_OP_dot) return false;
@@ -24,10 +24,117 @@ static bool library(const th_options *options, const th_trace *t, const th_op *o
   *at++ = th_dim_const(c, th_attr_get(op, "lhs_batch")->count);
   *at++ = th_dim_const(c, th_attr_get(op, "lhs_contract")->count);
   for (int i = 0; i < 4; i++) at = append(at, th_attr_get(op, lists[i]));
-  *at++ = th_dim_const(c, TH_EPILOGUE_NONE);
+  *at++ = th_dim_const(c, epilogue);
   *at++ = th_dim_const(c, options->tf32);
   *out = (th_library_call){.function = "cublaslt.matmul", .ints = ints, .n_ints = (uint32_t)(at - ints), .alpha = 1, .beta = 0};
   return true;
+}
+
+static bool library(const th_options *options, const th_trace *t, const th_op *op, th_library_call *out) { return call_of(options, t, op, TH_EPILOGUE_NONE, out); }
+
+/* ---- epilogues ---- */
+
+static const th_op *only_reader(const th_users *users, th_value v) { return users->n_readers[v] == 1 && !users->leaves[v] ? users->readers[v][0] : NULL; }
+
+/* The product has one dimension of columns, the last, and no batch. */
+static bool is_plain(const th_trace *t, const th_op *dot) {
+  return !th_attr_get(dot, "lhs_batch")->count && th_type_of(t, dot->operands[1])->rank == th_attr_get(dot, "rhs_contract")->count + 1 && th_type_of(t, dot->result)->rank >= 2;
+}
+
+static bool is_tanh_gelu(const th_op *op, th_op_kind kind) { return op->kind == kind && th_attr_get(op, "approximate")->s[0] == 't'; }
+
+/* A vector over the columns, in the product's dtype: the value that `op` adds to `product`; TH_NO_VALUE where it is no such thing. */
+static th_value bias_of(const th_trace *t, const th_op *op, th_value product) {
+  if (op->kind != TH_OP_add) return TH_NO_VALUE;
+  const th_op *wide = t->values[op->operands[op->operands[0] == product]].def;
+  if (!wide || wide->kind != TH_OP_broadcast) return TH_NO_VALUE;
+  const th_type *bias = th_type_of(t, wide->operands[0]), *result = th_type_of(t, op->result);
+  bool fits = bias->rank == 1 && bias->dims[0] == result->dims[result->rank - 1] && th_dim_is(t->context, th_attr_get(wide, "dims")->ints[0], result->rank - 1);
+  return fits ? wide->operands[0] : TH_NO_VALUE;
+}
+
+/* The sum of `v` over all dimensions but its last that somebody makes; NULL. */
+static const th_op *sum_of_rows(const th_trace *t, const th_users *users, th_value v) {
+  uint32_t rank = th_type_of(t, v)->rank;
+  for (uint32_t i = 0; i < users->n_readers[v]; i++) {
+    const th_op *op = users->readers[v][i];
+    if (op->kind != TH_OP_reduce_sum || th_attr_get(op, "dims")->count != rank - 1) continue;
+    bool rows = true;
+    for (uint32_t k = 0; k + 1 < rank; k++) rows &= th_dim_is(t->context, th_attr_get(op, "dims")->ints[k], k);
+    if (rows) return op;
+  }
+  return NULL;
+}
+
+static void take(th_absorbed *s, const th_op *op) { s->ops[s->n_ops++] = op; }
+
+static bool with_bias(const th_trace *t, const th_users *users, const th_op *dot, th_matmul_epilogue *epilogue, th_absorbed *s) {
+  const th_op *add = only_reader(users, dot->result), *gelu = NULL;
+  th_value bias = add ? bias_of(t, add, dot->result) : TH_NO_VALUE;
+  if (bias == TH_NO_VALUE) return false;
+  const th_op *wide = t->values[add->operands[add->operands[0] == dot->result]].def;
+  if (!only_reader(users, wide->result)) return false;
+  take(s, dot);
+  take(s, wide);
+  take(s, add);
+  s->operands[s->n_operands++] = bias;
+  for (uint32_t i = 0; i < users->n_readers[add->result] && !gelu; i++)
+    if (is_tanh_gelu(users->readers[add->result][i], TH_OP_torch_gelu)) gelu = users->readers[add->result][i];
+  *epilogue = TH_EPILOGUE_BIAS;
+  if (gelu && users->n_readers[add->result] > 1) { /* what goes into gelu is kept: for its gradient */
+    *epilogue = TH_EPILOGUE_BIAS_GELU;
+    take(s, gelu);
+    s->results[s->n_results++] = gelu->result;
+  }
+  s->results[s->n_results++] = add->result;
+  return true;
+}
+
+static bool through_gelu(const th_trace *t, const th_users *users, const th_op *dot, th_matmul_epilogue *epilogue, th_absorbed *s) {
+  const th_op *back = only_reader(users, dot->result), *sum;
+  if (!back || !is_tanh_gelu(back, TH_OP_torch_gelu_backward) || back->operands[0] != dot->result) return false;
+  if (!th_type_equal(th_type_of(t, back->operands[1]), th_type_of(t, dot->result)) || !th_type_equal(th_type_of(t, back->result), th_type_of(t, dot->result))) return false;
+  take(s, dot);
+  take(s, back);
+  s->operands[s->n_operands++] = back->operands[1];
+  s->results[s->n_results++] = back->result;
+  *epilogue = TH_EPILOGUE_DGELU;
+  if ((sum = sum_of_rows(t, users, back->result))) {
+    take(s, sum);
+    s->results[s->n_results++] = sum->result;
+    *epilogue = TH_EPILOGUE_DGELU_SUM;
+  }
+  return true;
+}
+
+/* A weight's gradient from a tensor that no kernel makes, with the bias' beside it. */
+static bool with_sum(const th_trace *t, const th_users *users, const th_op *dot, th_matmul_epilogue *epilogue, th_absorbed *s) {
+  th_value g = dot->operands[0];
+  const th_op *made = t->values[g].def, *sum = sum_of_rows(t, users, g);
+  const th_attr *contract = th_attr_get(dot, "lhs_contract");
+  if (!sum || contract->count != th_type_of(t, g)->rank - 1) return false;
+  for (uint32_t i = 0; i < contract->count; i++)
+    if (!th_dim_is(t->context, contract->ints[i], i)) return false;
+  bool joined = made && made->kind == TH_OP_add && t->values[made->operands[1]].def && t->values[made->operands[1]].def->kind == TH_OP_pad; /* of attention: cudnn/cudnn.c */
+  if (!joined) return false;
+  take(s, sum);
+  take(s, dot);
+  s->results[s->n_results++] = dot->result;
+  s->results[s->n_results++] = sum->result;
+  *epilogue = TH_EPILOGUE_LHS_SUM;
+  return true;
+}
+
+static bool absorbs(const th_options *options, const th_trace *t, const th_users *users, const th_op *seed, th_absorbed *out) {
+  th_matmul_epilogue epilogue;
+  *out = (th_absorbed){.n_operands = 2};
+  if (seed->kind != TH_OP_dot || !is_plain(t, seed)) return false;
+  th_dtype d = th_type_of(t, seed->result)->dtype;
+  if (d != TH_DTYPE_bf16 && d != TH_DTYPE_f16) return false; /* gelu in these alone; f32 products stay bit for bit what they are */
+  out->operands[0] = seed->operands[0];
+  out->operands[1] = seed->operands[1];
+  if (!with_bias(t, users, seed, &epilogue, out) && !through_gelu(t, users, seed, &epilogue, out) && !with_sum(t, users, seed, &epilogue, out)) return false;
+  return call_of(options, t, seed, epilogue, &out->call);
 }
 
 /* Sizes that are known only in a call are taken as some that meet what is known of them: layouts do not depend on which. */
@@ -74,4 +181,4 @@ static th_dim scratch(const th_options *options, const th_trace *t, const th_op 
   return th_dim_const(t->context, WORKSPACE);
 }
 
-const th_executor th_executor_cublaslt = {.name = "cublaslt", .library = library, .library_takes = library_takes, .scratch = scratch};
+const th_executor th_executor_cublaslt = {.name = "cublaslt", .absorbs = absorbs, .library = library, .library_takes = library_takes, .scratch = scratch};

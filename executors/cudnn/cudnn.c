@@ -22,11 +22,14 @@ static uint32_t version_of(const th_options *options) {
 
 static bool is_backward(const th_op *op) { return op->kind == TH_OP_torch_sdpa_backward; }
 
+/* The gradients of q, k and v are parts of the one result. */
+static bool is_packed(const th_op *op, bool backward) { return backward && op->n_results == 1; }
+
 /* The tensors' values: q, k, v, out, lse, grad, dq, dk, dv; operands and results of a library op, or operands alone of a composite. */
 static void values_of(const th_op *op, bool backward, th_value out[TH_CUDNN_STRIDED]) {
   for (int i = 0; i < TH_CUDNN_STRIDED; i++) out[i] = TH_NO_VALUE;
   for (uint32_t i = 0; i < (backward ? 6u : 3u); i++) out[i] = op->operands[i];
-  for (uint32_t i = 0; i < op->n_results; i++) out[(backward ? TH_CUDNN_DQ : TH_CUDNN_OUT) + i] = op->result + i;
+  for (uint32_t i = 0; i < op->n_results && !is_packed(op, backward); i++) out[(backward ? TH_CUDNN_DQ : TH_CUDNN_OUT) + i] = op->result + i;
 }
 
 static bool constant(th_context *c, th_dim dim, int64_t *out) { return th_dim_is_const(c, dim, out); }
@@ -50,6 +53,15 @@ static bool describe(const th_options *options, const th_trace *t, const th_op *
     for (uint32_t d = 0; d < type->rank; d++)
       if (!constant(c, strides[d], &a.strides[i][d])) return false;
     if (i == TH_CUDNN_LSE) a.strides[i][3] = 1;
+  }
+  if (laid && is_packed(op, backward)) { /* (batch, length, heads * size): rows of it are rows of all heads */
+    int64_t rows[2];
+    for (int i = 0; i < 2; i++)
+      if (!constant(c, t->values[op->result].strides[i], &rows[i])) return false;
+    for (int i = TH_CUDNN_DQ; i <= TH_CUDNN_DV; i++) {
+      int64_t each = i == TH_CUDNN_DV ? a.value_size : a.size;
+      a.strides[i][0] = rows[0], a.strides[i][1] = each, a.strides[i][2] = rows[1], a.strides[i][3] = 1;
+    }
   }
   if (backward && !laid) { /* of a composite: results are of their operands' shapes */
     memcpy(a.strides[TH_CUDNN_DQ], a.strides[TH_CUDNN_Q], sizeof a.strides[0]);
@@ -81,6 +93,61 @@ static bool claims(const th_options *options, const th_trace *t, const th_op *op
   ints[0] = th_dim_const(c, a.causal);
   double scale = !th_attr_absent(op, "scale") ? th_attr_float(c, op, "scale") : 1 / sqrt((double)a.size);
   *out = (th_library_call){.function = back ? "cudnn.attention_backward" : "cudnn.attention", .n_ints = 1, .ints = ints, .alpha = scale};
+  return true;
+}
+
+static const th_op *only_reader(const th_users *users, th_value v) { return users->n_readers[v] == 1 && !users->leaves[v] ? users->readers[v][0] : NULL; }
+
+/* How a gradient of (batch, heads, length, size) goes into a part of (batch, length, all heads * size): transpose, reshape, pad. The part's
+ * first column; -1 where it does not. */
+static int64_t packs(const th_trace *t, const th_users *users, th_value gradient, th_absorbed *s, const th_op **out_pad) {
+  static const int64_t order[] = {0, 2, 1, 3};
+  th_context *c = t->context;
+  int64_t low = -1;
+  const th_op *turned = only_reader(users, gradient), *flat = turned && turned->kind == TH_OP_transpose ? only_reader(users, turned->result) : NULL;
+  const th_op *pad = flat && flat->kind == TH_OP_reshape && th_type_of(t, flat->result)->rank == 3 ? only_reader(users, flat->result) : NULL;
+  if (!pad || pad->kind != TH_OP_pad || pad->operands[0] != flat->result) return -1;
+  for (int i = 0; i < 4; i++)
+    if (!th_dim_is(c, th_attr_get(turned, "permutation")->ints[i], order[i])) return -1;
+  for (int i = 0; i < 3; i++) {
+    if (!th_dim_is(c, th_attr_get(pad, "interior")->ints[i], 0)) return -1;
+    if (i < 2 && (!th_dim_is(c, th_attr_get(pad, "low")->ints[i], 0) || !th_dim_is(c, th_attr_get(pad, "high")->ints[i], 0))) return -1;
+  }
+  if (!th_dim_is_const(c, th_attr_get(pad, "low")->ints[2], &low) || t->values[pad->operands[1]].def->kind != TH_OP_const || th_attr_float(c, t->values[pad->operands[1]].def, "value") != 0) return -1;
+  s->ops[s->n_ops++] = turned;
+  s->ops[s->n_ops++] = flat;
+  s->ops[s->n_ops++] = pad;
+  *out_pad = pad;
+  return low;
+}
+
+/* The gradient of attention whose q, k and v are parts of one product: written into the gradient of that product, with no copy. */
+static bool absorbs(const th_options *options, const th_trace *t, const th_users *users, const th_op *seed, th_absorbed *out) {
+  th_library_call call;
+  th_cudnn_attention a;
+  const th_op *pads[3];
+  if (!is_backward(seed) || !claims(options, t, seed, &call) || !describe(options, t, seed, true, false, false, &a)) return false;
+  *out = (th_absorbed){.n_operands = 6, .n_ops = 1, .ops = {seed}};
+  int64_t begin[3], wide[3] = {a.heads * a.size, a.key_heads * a.size, a.key_heads * a.value_size};
+  for (int i = 0; i < 3; i++)
+    if ((begin[i] = packs(t, users, seed->result + (th_value)i, out, &pads[i])) < 0) return false;
+  const th_op *inner = NULL, *sum = NULL; /* of two, of all */
+  for (int i = 0; i < 3; i++) {
+    const th_op *reader = only_reader(users, pads[i]->result), *next = reader && reader->kind == TH_OP_add ? only_reader(users, reader->result) : NULL;
+    if (!reader || reader->kind != TH_OP_add) return false;
+    if (next && next->kind == TH_OP_add && next != reader && !inner) inner = reader, sum = next;
+  }
+  if (!inner) return false;
+  for (int i = 0; i < 3; i++)
+    if (only_reader(users, pads[i]->result) != inner && only_reader(users, pads[i]->result) != sum) return false;
+  int64_t total;
+  const th_type *whole = th_type_of(t, sum->result);
+  if (!th_dim_is_const(t->context, whole->dims[2], &total) || begin[0] != 0 || begin[1] != wide[0] || begin[2] != wide[0] + wide[1] || total != wide[0] + wide[1] + wide[2]) return false;
+  out->ops[out->n_ops++] = inner;
+  out->ops[out->n_ops++] = sum;
+  for (uint32_t i = 0; i < 6; i++) out->operands[i] = seed->operands[i];
+  out->results[out->n_results++] = sum->result;
+  out->call = call;
   return true;
 }
 
@@ -134,4 +201,4 @@ static th_status prepare(const th_options *options, const th_trace *t, const th_
   return TH_OK;
 }
 
-const th_executor th_executor_cudnn = {.name = "cudnn", .claims = claims, .library_takes = library_takes, .scratch = scratch, .prepare = prepare};
+const th_executor th_executor_cudnn = {.name = "cudnn", .claims = claims, .absorbs = absorbs, .library_takes = library_takes, .scratch = scratch, .prepare = prepare};

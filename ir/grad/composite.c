@@ -22,22 +22,9 @@ void th__vjp_silu(th_vjp *v) { /* s (1 + x (1 - s)) */
   th_vjp_give(v, 0, th_mul(B, up_grad(v), slope));
 }
 
-void th__vjp_gelu(th_vjp *v) {
-  th_value x = th_up(B, X), slope;
-  if (!strcmp(th_attr_get(v->op, "approximate")->s, "tanh")) {
-    /* y = x (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3) */
-    const double k = 0.79788456080286535588, a = 0.044715;
-    th_value x2 = th_mul(B, x, x);
-    th_value t = th_tanh(B, th_mul(B, th_mul_scalar(B, x, k), th_add_scalar(B, th_mul_scalar(B, x2, a), 1)));
-    th_value du = th_mul_scalar(B, th_add_scalar(B, th_mul_scalar(B, x2, 3 * a), 1), k);
-    th_value bend = th_mul(B, th_mul(B, x, th_sub(B, th_like(B, 1, t), th_mul(B, t, t))), du);
-    slope = th_mul_scalar(B, th_add(B, th_add_scalar(B, t, 1), bend), 0.5);
-  } else { /* Phi(x) + x phi(x) */
-    th_value cdf = th_mul_scalar(B, th_add_scalar(B, th_erf(B, th_mul_scalar(B, x, 0.70710678118654752440)), 1), 0.5);
-    th_value pdf = th_mul_scalar(B, th_exp(B, th_mul_scalar(B, th_mul(B, x, x), -0.5)), 0.39894228040143267794);
-    slope = th_add(B, cdf, th_mul(B, x, pdf));
-  }
-  th_vjp_give(v, 0, th_mul(B, up_grad(v), slope));
+void th__vjp_gelu(th_vjp *v) { /* whole, so that a matrix product's epilogue can take it */
+  th_value operands[] = {th_vjp_grad(v, 0), X};
+  th_vjp_give(v, 0, th_build1(B, TH_OP_torch_gelu_backward, operands, 2, v->op->attrs));
 }
 
 /* ---- normalizations ---- */

@@ -6,11 +6,9 @@
 static bool is_attention(th_rule *r) {
   for (int i = 0; i < 3 && !r->b->status; i++) {
     if (th_rank(r->b, r->in[i]) < 2) th_rule_fail(r, "%s has rank %u, want 2 or more", (const char *[]){"query", "key", "value"}[i], th_rank(r->b, r->in[i]));
-    if (th_dtype_of(r->b, r->in[i]) != th_dtype_of(r->b, r->in[0]))
-      th_rule_fail(r, "query is %s, key %s, value %s; convert them to one dtype", th_dtype_name(th_dtype_of(r->b, r->in[0])),
-                   th_dtype_name(th_dtype_of(r->b, r->in[1])), th_dtype_name(th_dtype_of(r->b, r->in[2])));
+    /* Of several dtypes only before the autocast pass: an operand that the program converts itself, beside one that autocast converts. */
+    if (!th_dtype_is_float(th_dtype_of(r->b, r->in[i]))) th_rule_fail(r, "wants floating point operands");
   }
-  if (!r->b->status && !th_dtype_is_float(th_dtype_of(r->b, r->in[0]))) th_rule_fail(r, "wants floating point operands");
   return !r->b->status;
 }
 

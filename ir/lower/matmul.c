@@ -1,10 +1,26 @@
 /* Contractions. */
 #include "ir/lower/helpers.h"
 
+/* Operands of several float dtypes become the widest: they are there only before the autocast pass, where the program converted one of
+ * them itself (PyTorch takes no others). */
 static void want_same_dtype(th_rule *r, const th_value *in, uint32_t n) {
-  for (uint32_t i = 1; i < n && !r->b->status; i++)
-    if (in[i] != TH_NO_VALUE && th_dtype_of(r->b, in[i]) != th_dtype_of(r->b, in[0]))
-      th_rule_fail(r, "operands are %s and %s; convert one", th_dtype_name(th_dtype_of(r->b, in[0])), th_dtype_name(th_dtype_of(r->b, in[i])));
+  th_dtype wide = th_dtype_of(r->b, in[0]);
+  bool same = true, floats = true;
+  for (uint32_t i = 0; i < n && !r->b->status; i++) {
+    if (in[i] == TH_NO_VALUE) continue;
+    th_dtype d = th_dtype_of(r->b, in[i]);
+    same &= d == th_dtype_of(r->b, in[0]);
+    floats &= th_dtype_is_float(d);
+    wide = th_dtype_promote(wide, d);
+  }
+  if (same || r->b->status) return;
+  if (!floats || in != r->in) {
+    th_rule_fail(r, "operands are of several dtypes; convert them to one");
+    return;
+  }
+  th_value *one = TH_ARENA_ARRAY(th_context_arena(th_ctx(r->b)), th_value, r->n_in + 1);
+  for (uint32_t i = 0; i < r->n_in; i++) one[i] = i < n && in[i] != TH_NO_VALUE ? th_convert(r->b, in[i], wide) : in[i];
+  r->in = one;
 }
 
 static bool want_rank(th_rule *r, th_value v, uint32_t rank, const char *what) {

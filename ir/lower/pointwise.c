@@ -257,6 +257,29 @@ COMPOSITE(gelu, {
   y = th_mul(b, th_mul_scalar(b, x, 0.5), th_add_scalar(b, inner, 1));
 })
 
+void th__lower_gelu_backward(th_rule *r) {
+  th_builder *b = r->b;
+  th_value o[2], slope;
+  const char *form = th_rule_attr(r, "approximate")->s;
+  th_dtype d = th_float_dtype(th_result_type(b, r->in, 2));
+  th_unify(b, r->in, 2, th_dtype_compute(d), o);
+  th_value x = o[1];
+  if (!strcmp(form, "tanh")) { /* y = x (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3) */
+    const double k = 0.79788456080286535588, a = 0.044715;
+    th_value x2 = th_mul(b, x, x);
+    th_value t = th_tanh(b, th_mul(b, th_mul_scalar(b, x, k), th_add_scalar(b, th_mul_scalar(b, x2, a), 1)));
+    th_value du = th_mul_scalar(b, th_add_scalar(b, th_mul_scalar(b, x2, 3 * a), 1), k);
+    th_value bend = th_mul(b, th_mul(b, x, th_sub(b, th_like(b, 1, t), th_mul(b, t, t))), du);
+    slope = th_mul_scalar(b, th_add(b, th_add_scalar(b, t, 1), bend), 0.5);
+  } else { /* Phi(x) + x phi(x) */
+    if (strcmp(form, "none")) th_rule_fail(r, "approximate is \"%s\", want none or tanh", form);
+    th_value cdf = th_mul_scalar(b, th_add_scalar(b, th_erf(b, th_mul_scalar(b, x, 0.70710678118654752440)), 1), 0.5);
+    th_value pdf = th_mul_scalar(b, th_exp(b, th_mul_scalar(b, th_mul(b, x, x), -0.5)), 0.39894228040143267794);
+    slope = th_add(b, cdf, th_mul(b, x, pdf));
+  }
+  th_rule_return(r, th_convert(b, th_mul(b, o[0], slope), d));
+}
+
 void th__lower_relu(th_rule *r) {
   th_value x = plain(r);
   th_rule_return(r, th_max(r->b, x, th_like(r->b, 0, x)));

@@ -55,6 +55,8 @@ for name, fn in {"relu6": F.relu6, "leaky_relu": F.leaky_relu, "elu": F.elu, "ha
                  "hardswish": F.hardswish, "softplus": F.softplus, "log_sigmoid": F.logsigmoid, "silu": F.silu, "mish": F.mish, "gelu": F.gelu}.items():
     unary(name, -4, 8, fn)
 add("torch.gelu", lambda x: F.gelu(x, approximate="tanh"), rand(4, 3))
+for form in ("none", "tanh"):
+    add("torch.gelu_backward", lambda g, x, form=form: torch.ops.aten.gelu_backward(g, x, approximate=form), rand(4, 3, grad=False), rand(4, 3, grad=False))
 add("torch.leaky_relu", lambda x: F.leaky_relu(x, 0.3), rand(5))
 add("torch.elu", lambda x: F.elu(x, 0.5), rand(5))
 add("torch.hardtanh", lambda x: F.hardtanh(x, -0.5, 0.75), rand(9))

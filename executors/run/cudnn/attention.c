@@ -122,11 +122,33 @@ static th_status find_plan(const th_library_args *args, const th_cudnn_attention
   return TH_OK;
 }
 
-static th_status run(const th_library_args *args, bool backward) {
+/* One result (batch, length, heads * size + key heads * (size + value size)): the gradients of q, k and v side by side. */
+static th_status unpack(const th_library_args *args, th_view parts[3]) {
+  const th_view *whole = &args->results[0];
+  int64_t at = 0;
+  for (int i = 0; i < 3; i++) {
+    const th_view *like = &args->operands[i];
+    if (like->rank != 4 || whole->rank != 3 || whole->dims[0] != like->dims[0] || whole->dims[1] != like->dims[2]) return shape_error("the gradients do not fit one result");
+    parts[i] = *like;
+    parts[i].data = (char *)whole->data + at * (int64_t)th_dtype_size(whole->dtype);
+    parts[i].strides[0] = whole->strides[0], parts[i].strides[1] = like->dims[3], parts[i].strides[2] = whole->strides[1], parts[i].strides[3] = 1;
+    at += like->dims[1] * like->dims[3];
+  }
+  return at == whole->dims[2] && whole->strides[2] == 1 ? TH_OK : shape_error("the gradients do not fill one result");
+}
+
+static th_status run(const th_library_args *given, bool backward) {
   th_cudnn_attention a;
   void *data[TH_CUDNN_STRIDED];
   attention_state *state;
   th_cudnn_plan *plan;
+  th_view parts[3];
+  th_library_args copy = *given, *args = &copy;
+  if (backward && given->n_results == 1 && given->n_operands == 6) {
+    TH_TRY(unpack(given, parts));
+    copy.results = parts;
+    copy.n_results = 3;
+  }
   TH_TRY(describe(args, backward, &a, data));
   if (a.batch == 0 || (a.length == 0 && !backward)) return TH_OK; /* nothing to write */
   TH_TRY(find_plan(args, &a, &state, &plan));
