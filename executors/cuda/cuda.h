@@ -45,7 +45,7 @@ typedef struct th_cuda_shape {
    * read of a row stays in registers. persistent: `blocks` blocks walk over all rows.
    * COLUMNS: `chunks` parts of the reduced space, a partial result each. WHOLE: `blocks` parts. */
   int64_t length, team, turns, rows_per_block, blocks, chunks;
-  bool cached, persistent;
+  bool cached, in_shared, persistent; /* in_shared: what is read of a row stays in shared memory instead */
   th_dim n_rows, n_reduced, n_columns;        /* kept elements (ROWS); reduced ones; COLUMNS: kept ones */
 } th_cuda_shape;
 
@@ -78,6 +78,7 @@ typedef struct th_cuda_gen {
   /* Loads that stay in registers from one pass over a row to the next. */
   const char *turn;        /* "turn"; NULL: none stay */
   th_strbuf *declared;
+  int64_t shared;          /* bytes of dynamic shared memory so far */
   th_cuda_loaded *held;
   size_t n_held, held_capacity;
 } th_cuda_gen;

@@ -225,8 +225,8 @@ static int open_turns(th_cuda_gen *x, const th_cuda_row *r, const char **index) 
   const th_cuda_shape *s = x->shape;
   int opened = 1;
   const char *vectors = th_gen_dim(g, th_dim_floordiv(g->c, s->n_reduced, th_dim_const(g->c, s->width)));
-  if (s->turns >= 0 && s->turns <= 16) {
-    th_gen_line(g, "#pragma unroll");
+  if (s->turns >= 0 && (s->turns <= 16 || s->in_shared)) {
+    th_gen_line(g, s->in_shared ? "#pragma unroll 4" : "#pragma unroll");
     th_gen_open(g, "for (int turn = 0; turn < %lld; turn++)", (long long)s->turns);
     th_gen_line(g, "const %s j = turn * %lld + place;", g->index_type, (long long)s->team);
     if (s->turns * s->team * s->width != s->length) {
@@ -264,42 +264,84 @@ static void close_turns(th_cuda_gen *x, int opened) {
   while (opened--) th_gen_close(&x->g);
 }
 
-static void across_team(th_cuda_gen *x, const th_op *op, const char *acc) {
+/* Reductions that are made in one pass over the row. */
+typedef struct pass { const th_op *ops[8]; const char *acc[8]; uint32_t n; } pass;
+
+static void across_team(th_cuda_gen *x, const pass *p) {
   th_gen *g = &x->g;
-  th_dtype dtype = type_of(x, op->operands[0])->dtype;
-  const char *T = th_gen_ctype(dtype), *other = th_gen_name(g, "w");
-  int64_t team = x->shape->team;
-  for (int64_t m = team > 32 ? 16 : team / 2; m > 0; m /= 2) {
-    th_gen_line(g, "{ const %s %s = __shfl_xor_sync(0xffffffffu, %s, %lld); %s }", T, other, acc, (long long)m, th_gen_reduce_step(g, op->kind, dtype, acc, other));
+  int64_t team = x->shape->team, warps = team / 32, teams = x->shape->rows_per_block;
+  const char *shared[8];
+  for (uint32_t i = 0; i < p->n; i++) {
+    th_dtype dtype = type_of(x, p->ops[i]->operands[0])->dtype;
+    for (int64_t m = team > 32 ? 16 : team / 2; m > 0; m /= 2)
+      th_gen_line(g, "{ const %s w = __shfl_xor_sync(0xffffffffu, %s, %lld); %s }", th_gen_ctype(dtype), p->acc[i], (long long)m, th_gen_reduce_step(g, p->ops[i]->kind, dtype, p->acc[i], "w"));
   }
   if (team <= 32) return;
-  const char *shared = th_gen_name(g, "h");
-  int64_t warps = team / 32, teams = x->shape->rows_per_block;
-  th_gen_line(g, "__shared__ %s %s[%lld];", T, shared, (long long)(warps * teams));
+  for (uint32_t i = 0; i < p->n; i++) {
+    shared[i] = th_gen_name(g, "h");
+    th_gen_line(g, "__shared__ %s %s[%lld];", th_gen_ctype(type_of(x, p->ops[i]->operands[0])->dtype), shared[i], (long long)(warps * teams));
+  }
   th_gen_line(g, "__syncthreads();");
-  th_gen_line(g, "if (threadIdx.x %% 32 == 0) %s[threadIdx.x / 32] = %s;", shared, acc);
+  th_gen_open(g, "if (threadIdx.x %% 32 == 0)");
+  for (uint32_t i = 0; i < p->n; i++) th_gen_line(g, "%s[threadIdx.x / 32] = %s;", shared[i], p->acc[i]);
+  th_gen_close(g);
   th_gen_line(g, "__syncthreads();");
-  th_gen_line(g, "%s = %s;", acc, th_gen_reduce_start(op->kind, dtype));
-  th_gen_line(g, "#pragma unroll");
-  th_gen_line(g, "for (int k = 0; k < %lld; k++) { const %s %s = %s[threadIdx.x / %lld * %lld + k]; %s }", (long long)warps, T, other, shared, (long long)team, (long long)warps,
-              th_gen_reduce_step(g, op->kind, dtype, acc, other));
+  for (uint32_t i = 0; i < p->n; i++) {
+    th_dtype dtype = type_of(x, p->ops[i]->operands[0])->dtype;
+    th_gen_line(g, "%s = %s;", p->acc[i], th_gen_reduce_start(p->ops[i]->kind, dtype));
+    th_gen_line(g, "#pragma unroll");
+    th_gen_line(g, "for (int k = 0; k < %lld; k++) { const %s w = %s[threadIdx.x / %lld * %lld + k]; %s }", (long long)warps, th_gen_ctype(dtype), shared[i], (long long)team, (long long)warps,
+                th_gen_reduce_step(g, p->ops[i]->kind, dtype, p->acc[i], "w"));
+  }
 }
 
+static bool of_row(const th_cuda_gen *x, const th_op *op) {
+  const th_type *type = th_type_of(x->g.t, op->operands[0]);
+  return th_op_is_reduction(op) && type->rank && th_type_same_shape(type, &x->shape->domain) && th_attr_equal(th_attr_get(op, "dims"), th_attr_get(x->shape->rows, "dims"));
+}
+
+static bool is_known(const th_cuda_gen *x, th_value v) {
+  for (size_t i = x->g.n_memos; i-- > 0;)
+    if (x->g.memos[i].value == v) return true;
+  return false;
+}
+
+/* Can v be computed from what is known, without another pass? `seen`: by value, 1 yes, 2 no. */
+static bool is_ready(const th_cuda_gen *x, th_value v, uint8_t *seen) {
+  const th_op *op = x->g.t->values[v].def;
+  if (!op || is_known(x, v)) return true;
+  if (seen[v]) return seen[v] == 1;
+  bool ready = !of_row(x, op);
+  for (uint32_t k = 0; k < op->n_operands && ready; k++) ready = is_ready(x, op->operands[k], seen);
+  seen[v] = ready ? 1 : 2;
+  return ready;
+}
+
+/* A reduction of the row, and all others that wait for nothing more, in one pass. */
 static const char *row_reduction(th_gen *g, const th_op *op, const char *const *index) {
   th_cuda_gen *x = th_cuda_of(g);
-  const th_cuda_shape *s = x->shape;
-  const th_type *type = th_type_of(g->t, op->operands[0]);
-  if (!x->row || x->width || g->guards || !type->rank || !th_type_same_shape(type, &s->domain) || !th_attr_equal(th_attr_get(op, "dims"), th_attr_get(s->rows, "dims")))
-    return serial_reduction(g, op, index);
-  const char *element[TH_MAX_RANK], *acc = th_gen_name(g, "a");
+  if (!x->row || x->width || g->guards || !of_row(x, op)) return serial_reduction(g, op, index);
+  pass p = {.ops = {op}, .n = 1};
+  uint8_t *seen = TH_ARENA_ARRAY(g->a, uint8_t, g->t->n_values);
+  for (size_t i = 0; i < g->body->n_ops && p.n < 8; i++) {
+    const th_op *other = g->body->ops[i];
+    if (other != op && of_row(x, other) && !is_known(x, other->result) && is_ready(x, other->operands[0], seen)) p.ops[p.n++] = other;
+  }
+  const char *element[TH_MAX_RANK];
+  for (uint32_t i = 0; i < p.n; i++) {
+    th_dtype dtype = type_of(x, p.ops[i]->operands[0])->dtype;
+    p.acc[i] = th_gen_name(g, "a");
+    th_gen_line(g, "%s %s = %s;", th_gen_ctype(dtype), p.acc[i], th_gen_reduce_start(p.ops[i]->kind, dtype));
+  }
   size_t mark = th_gen_mark(g);
-  th_gen_line(g, "%s %s = %s;", th_gen_ctype(type->dtype), acc, th_gen_reduce_start(op->kind, type->dtype));
   int opened = open_turns(x, x->row, element);
-  th_gen_line(g, "%s", th_gen_reduce_step(g, op->kind, type->dtype, acc, th_gen_element(g, op->operands[0], element)));
+  for (uint32_t i = 0; i < p.n; i++)
+    th_gen_line(g, "%s", th_gen_reduce_step(g, p.ops[i]->kind, type_of(x, p.ops[i]->operands[0])->dtype, p.acc[i], th_gen_element(g, p.ops[i]->operands[0], element)));
   close_turns(x, opened);
   th_gen_forget(g, mark);
-  across_team(x, op, acc);
-  return acc;
+  across_team(x, &p);
+  for (uint32_t i = 1; i < p.n; i++) th_gen_remember(g, p.ops[i]->result, th_gen_key(g, type_of(x, p.ops[i]->result), index), p.acc[i]);
+  return p.acc[0];
 }
 
 /* Adds up what the teams of a block have of the columns, and writes the block's part. */
@@ -374,6 +416,8 @@ static void rows(th_cuda_gen *x, th_kernel_source *out) {
     if (!th_gen_reduces(g->c, s->rows, i)) kept[n_kept++] = s->domain.dims[i];
   th_type row_shape = {.rank = n_kept, .dims = kept};
   th_cuda_begin(x);
+  if (s->in_shared) th_gen_line(g, "extern __shared__ __align__(16) unsigned char th_shared[];");
+  x->shared = 0;
   const char *count = th_gen_dim(g, s->n_rows), *number = th_gen_name(g, "r"), *sums[TH_CUDA_MAX_COLUMNS];
   bool many = s->rows_per_block > 1;
   th_gen_line(g, many ? "const int place = threadIdx.x %% %lld;" : "const int place = threadIdx.x;", (long long)s->team);
@@ -434,6 +478,7 @@ static void rows(th_cuda_gen *x, th_kernel_source *out) {
   th_context *c = g->c;
   th_dim blocks = s->persistent ? th_dim_const(c, s->blocks) : th_cuda_blocks(x, s->n_rows, s->rows_per_block);
   th_cuda_finish(x, blocks, th_dim_const(c, 1), (int)(s->team * s->rows_per_block), s->n_sums > 0, out);
+  out->shared = (uint32_t)x->shared;
   if (s->n_sums) add_parts(x, s->blocks, out);
 }
 
@@ -550,7 +595,7 @@ static void whole(th_cuda_gen *x, th_kernel_source *out) {
     block.team = TH_CUDA_THREADS;
     block.rows_per_block = 1;
     x->shape = &block;
-    across_team(x, s->sums[k], acc[k]);
+    across_team(x, &(pass){.ops = {s->sums[k]}, .acc = {acc[k]}, .n = 1});
     x->shape = s;
     th_gen_line(g, "if (threadIdx.x == 0) ((%s *)(scratch + %u * 8 * %lld))[blockIdx.x] = %s;", th_gen_ctype(dtype), k, (long long)s->blocks, acc[k]);
   }
@@ -567,7 +612,7 @@ static void whole(th_cuda_gen *x, th_kernel_source *out) {
     block.team = TH_CUDA_THREADS;
     block.rows_per_block = 1;
     x->shape = &block;
-    across_team(x, s->sums[k], a);
+    across_team(x, &(pass){.ops = {s->sums[k]}, .acc = {a}, .n = 1});
     x->shape = s;
     th_gen_remember(g, s->sums[k]->result, "", a);
   }

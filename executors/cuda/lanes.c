@@ -102,10 +102,26 @@ static const char *vector(th_cuda_gen *x, uint32_t k, th_dtype dtype, const char
   th_gen *g = &x->g;
   const char *raw = th_dtype_c_name(dtype), *name = find(x->loads, x->n_loads, k, offset);
   if (name) return name;
-  if (x->turn && (name = find(x->held, x->n_held, k, offset))) return name;
+  if (x->turn && !x->shape->in_shared && (name = find(x->held, x->n_held, k, offset))) return name;
   const char *array = th_gen_name(g, "x");
+  if (x->turn && x->shape->in_shared) {
+    const char *held = find(x->held, x->n_held, k, offset), *to = held ? held : th_gen_name(g, "z");
+    const char *at = th_arena_printf(g->a, "%s + (turn * %d + place) * %d", to, (int)x->shape->team, x->width);
+    write_before(x, th_arena_printf(g->a, "%s %s[%d];", raw, array, x->width));
+    write_before(x, held ? th_arena_printf(g->a, "th_read(%s, (const %s *)%s);", array, raw, at) : th_arena_printf(g->a, "th_read(%s, p%u + %s);", array, k, offset));
+    th_cuda_loaded load = {k, offset, array};
+    TH_PUSH(g->a, x->loads, x->n_loads, x->loads_capacity, load);
+    if (held) return array;
+    int64_t bytes = x->shape->turns * x->shape->team * x->width * (int64_t)th_dtype_size(dtype);
+    write_before(x, th_arena_printf(g->a, "th_write(%s, %s);", at, array));
+    th_strbuf_printf(x->declared, "    %s *%s = (%s *)(th_shared + %lld);\n", raw, to, raw, (long long)x->shared);
+    x->shared += (bytes + 15) / 16 * 16;
+    th_cuda_loaded keep = {k, offset, to};
+    TH_PUSH(g->a, x->held, x->n_held, x->held_capacity, keep);
+    return array;
+  }
   if (x->turn) {
-    th_strbuf_printf(x->declared, "  %s %s[%d][%d];\n", raw, array, (int)x->shape->turns, x->width);
+    th_strbuf_printf(x->declared, "    %s %s[%d][%d];\n", raw, array, (int)x->shape->turns, x->width);
     name = th_arena_printf(g->a, "%s[%s]", array, x->turn);
     th_cuda_loaded held = {k, offset, name};
     TH_PUSH(g->a, x->held, x->n_held, x->held_capacity, held);

@@ -107,15 +107,21 @@ static void rows_of(const th_options *options, const th_trace *t, const th_op *o
     s->team = TH_CUDA_THREADS;
     s->turns = -1;
   } else {
-    int64_t vectors = ceil_div(s->length, s->width), each = s->n_sums ? 16 : 32; /* elements of a thread */
+    int64_t vectors = ceil_div(s->length, s->width), each = s->n_sums ? 24 : 32; /* elements of a thread */
     s->team = least(1024, power_of_two(most(1, ceil_div(vectors * s->width, each))));
     if (s->team < 32) s->team = least(32, power_of_two(vectors));
     s->turns = ceil_div(vectors, s->team);
     s->cached = s->turns * s->width * bytes_per_element(t, op, &s->domain) <= (s->team > 512 ? 128 : 256);
     if (s->n_sums && s->turns * s->width > 32) s->persistent = false; /* columns of long rows: see below */
+    int64_t bytes = s->length * bytes_per_element(t, op, &s->domain), room = options->target.shared ? (int64_t)options->target.shared / 2 - 2048 : 0;
+    if (s->team > 512 && !s->n_sums && bytes <= room) { /* two rows on a multiprocessor, so that one computes while the other is read */
+      s->in_shared = s->cached = true;
+      s->team = 512;
+      s->turns = ceil_div(vectors, s->team);
+    }
   }
   s->rows_per_block = s->team >= TH_CUDA_THREADS ? 1 : TH_CUDA_THREADS / s->team;
-  s->blocks = BLOCKS_PER_SM * (int64_t)th_cuda_sms(options);
+  s->blocks = (s->n_sums ? 2 : BLOCKS_PER_SM) * (int64_t)th_cuda_sms(options);
   int64_t rows = constant(c, s->n_rows);
   if (rows > 0) s->blocks = most(1, least(s->blocks, ceil_div(rows, s->rows_per_block)));
 }

@@ -12,6 +12,7 @@ th_status th_cuda_compile_simt(th_arena *arena, const char *prelude, const char 
   th_host_compiler cc = {.name = named && *named ? named : "c++", .suffix = "cc",
                          .flags = {"-std=c++17", "-O1", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique", "-fwrapv", "-ffp-contract=off", "-fstack-clash-protection", "-w", "-pipe"}};
   th_strbuf s = th_strbuf_make(arena); /* one file: the text of simt.h has state of its own */
+  th_strbuf_add(&s, "#define TH_SIMT_SHARED 233472\n"); /* bytes of dynamic shared memory that a block of sm_90 may have */
   th_strbuf_add(&s, th_simt_text);
   th_strbuf_add(&s, prelude);
   for (size_t i = 0; i < n; i++) th_strbuf_add(&s, kernels[i]);

@@ -130,7 +130,7 @@ bool th_gen_reduces(th_context *context, const th_op *op, uint32_t dim) {
   return false;
 }
 
-static const char *joined(th_gen *g, const th_type *type, const char *const *index) { /* a dimension of size 1 has one index, whatever its name */
+const char *th_gen_key(th_gen *g, const th_type *type, const char *const *index) { /* a dimension of size 1 has one index, whatever its name */
   th_strbuf s = th_strbuf_make(g->a);
   if (g->flat && type->rank) return g->flat;
   for (uint32_t i = 0; i < type->rank; i++) th_strbuf_printf(&s, "%s,", th_dim_is(g->c, type->dims[i], 1) ? "0" : index[i]);
@@ -473,7 +473,7 @@ static const char *mapped(th_gen *g, const th_op *op, const char *const *index) 
 const char *th_gen_element(th_gen *g, th_value v, const char *const *index) {
   if (g->status) return "0";
   const th_type *type = th_type_of(g->t, v);
-  const char *where = joined(g, type, index);
+  const char *where = th_gen_key(g, type, index);
   for (size_t i = g->n_memos; i-- > 0;)
     if (g->memos[i].value == v && !strcmp(g->memos[i].index, where)) return g->memos[i].name;
   const th_op *op = g->t->values[v].def;

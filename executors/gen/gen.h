@@ -46,6 +46,7 @@ const char *th_gen_variable(th_gen *g, th_dtype dtype, const char *text); /* "co
 const char *th_gen_index(th_gen *g, const char *text);                      /* the same of an index */
 /* One element of `value` at `index` (rank C atoms): writes what is needed, returns the name of a C variable or literal. */
 const char *th_gen_element(th_gen *g, th_value value, const char *const *index);
+const char *th_gen_key(th_gen *g, const th_type *type, const char *const *index); /* what an element is remembered by */
 const char *th_gen_remember(th_gen *g, th_value value, const char *index, const char *name); /* so that it is found at that index; returns name */
 /* "p<k>[…]" as a variable: the plain form of th_gen.load. */
 const char *th_gen_load(th_gen *g, uint32_t k, const char *const *index);
