@@ -164,7 +164,7 @@ static th_status serve(server *s, const listening *listens, int ready) {
 /* What a daemon needs of its starter's environment; job, rank and session variables are none of its business. */
 static bool is_kept(const char *variable) {
   static const char *const names[] = {"PATH=", "HOME=", "TMPDIR=", "LANG=", "LC_ALL=", "XDG_CACHE_HOME=", "SLURM_JOB_ID=", "LD_LIBRARY_PATH=", "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "THUNDER_BIN=", "THUNDER_RUNTIME_DIR=",
-                                      "THUNDER_CACHE_", "THUNDER_COMPILE_", "THUNDER_IDLE_SECONDS=", "THUNDER_REQUEST_MAX=", "THUNDER_WORKERS=", "THUNDER_CC=", "THUNDER_LOG=", "THUNDER_FAILPOINTS=", "THUNDER_VERIFY="};
+                                      "THUNDER_CACHE_", "THUNDER_COMPILE_", "THUNDER_IDLE_SECONDS=", "THUNDER_REQUEST_MAX=", "THUNDER_WORKERS=", "THUNDER_CC=", "THUNDER_CXX=", "THUNDER_CUDA_LIBS=", "THUNDER_LOG=", "THUNDER_FAILPOINTS=", "THUNDER_VERIFY="};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
     if (!strncmp(variable, names[i], strlen(names[i]))) return true;
   return false;

@@ -32,7 +32,8 @@ static bool call_of(const th_options *options, const th_trace *t, const th_op *o
 
 static bool library(const th_options *options, const th_trace *t, const th_op *op, th_library_call *out) { return call_of(options, t, op, TH_EPILOGUE_NONE, out); }
 
-/* ---- epilogues ---- */
+/* ---- epilogues ----
+ * Those that cuBLASLt has kernels for. Sums of columns (bias gradients) it makes in kernels of its own (13.1 on H100), slower than ours. */
 
 static const th_op *only_reader(const th_users *users, th_value v) { return users->n_readers[v] == 1 && !users->leaves[v] ? users->readers[v][0] : NULL; }
 
@@ -51,19 +52,6 @@ static th_value bias_of(const th_trace *t, const th_op *op, th_value product) {
   const th_type *bias = th_type_of(t, wide->operands[0]), *result = th_type_of(t, op->result);
   bool fits = bias->rank == 1 && bias->dims[0] == result->dims[result->rank - 1] && th_dim_is(t->context, th_attr_get(wide, "dims")->ints[0], result->rank - 1);
   return fits ? wide->operands[0] : TH_NO_VALUE;
-}
-
-/* The sum of `v` over all dimensions but its last that somebody makes; NULL. */
-static const th_op *sum_of_rows(const th_trace *t, const th_users *users, th_value v) {
-  uint32_t rank = th_type_of(t, v)->rank;
-  for (uint32_t i = 0; i < users->n_readers[v]; i++) {
-    const th_op *op = users->readers[v][i];
-    if (op->kind != TH_OP_reduce_sum || th_attr_get(op, "dims")->count != rank - 1) continue;
-    bool rows = true;
-    for (uint32_t k = 0; k + 1 < rank; k++) rows &= th_dim_is(t->context, th_attr_get(op, "dims")->ints[k], k);
-    if (rows) return op;
-  }
-  return NULL;
 }
 
 static void take(th_absorbed *s, const th_op *op) { s->ops[s->n_ops++] = op; }
@@ -91,7 +79,7 @@ static bool with_bias(const th_trace *t, const th_users *users, const th_op *dot
 }
 
 static bool through_gelu(const th_trace *t, const th_users *users, const th_op *dot, th_matmul_epilogue *epilogue, th_absorbed *s) {
-  const th_op *back = only_reader(users, dot->result), *sum;
+  const th_op *back = only_reader(users, dot->result);
   if (!back || !is_tanh_gelu(back, TH_OP_torch_gelu_backward) || back->operands[0] != dot->result) return false;
   if (!th_type_equal(th_type_of(t, back->operands[1]), th_type_of(t, dot->result)) || !th_type_equal(th_type_of(t, back->result), th_type_of(t, dot->result))) return false;
   take(s, dot);
@@ -99,29 +87,6 @@ static bool through_gelu(const th_trace *t, const th_users *users, const th_op *
   s->operands[s->n_operands++] = back->operands[1];
   s->results[s->n_results++] = back->result;
   *epilogue = TH_EPILOGUE_DGELU;
-  if ((sum = sum_of_rows(t, users, back->result))) {
-    take(s, sum);
-    s->results[s->n_results++] = sum->result;
-    *epilogue = TH_EPILOGUE_DGELU_SUM;
-  }
-  return true;
-}
-
-/* A weight's gradient from a tensor that no kernel makes, with the bias' beside it. */
-static bool with_sum(const th_trace *t, const th_users *users, const th_op *dot, th_matmul_epilogue *epilogue, th_absorbed *s) {
-  th_value g = dot->operands[0];
-  const th_op *made = t->values[g].def, *sum = sum_of_rows(t, users, g);
-  const th_attr *contract = th_attr_get(dot, "lhs_contract");
-  if (!sum || contract->count != th_type_of(t, g)->rank - 1) return false;
-  for (uint32_t i = 0; i < contract->count; i++)
-    if (!th_dim_is(t->context, contract->ints[i], i)) return false;
-  bool joined = made && made->kind == TH_OP_add && t->values[made->operands[1]].def && t->values[made->operands[1]].def->kind == TH_OP_pad; /* of attention: cudnn/cudnn.c */
-  if (!joined) return false;
-  take(s, sum);
-  take(s, dot);
-  s->results[s->n_results++] = dot->result;
-  s->results[s->n_results++] = sum->result;
-  *epilogue = TH_EPILOGUE_LHS_SUM;
   return true;
 }
 
@@ -133,7 +98,7 @@ static bool absorbs(const th_options *options, const th_trace *t, const th_users
   if (d != TH_DTYPE_bf16 && d != TH_DTYPE_f16) return false; /* gelu in these alone; f32 products stay bit for bit what they are */
   out->operands[0] = seed->operands[0];
   out->operands[1] = seed->operands[1];
-  if (!with_bias(t, users, seed, &epilogue, out) && !through_gelu(t, users, seed, &epilogue, out) && !with_sum(t, users, seed, &epilogue, out)) return false;
+  if (!with_bias(t, users, seed, &epilogue, out) && !through_gelu(t, users, seed, &epilogue, out)) return false;
   return call_of(options, t, seed, epilogue, &out->call);
 }
 

@@ -32,8 +32,11 @@ static const char *text_of(th_cuda_gen *x, int threads, bool scratch) {
   bool checks = strstr(th_strbuf_text(&g->s), "th_bad |=") || strstr(th_strbuf_text(&g->s), "_INT(");
   bool simt = th_cuda_is_simt(x->options);
   th_strbuf_printf(&s, "%s __global__ void __launch_bounds__(%d) %s(", simt ? "static" : "extern \"C\"", threads, simt ? TH_KERNEL_NAME "body" : TH_KERNEL_NAME);
-  for (uint32_t i = 0; i < g->op->n_operands; i++) th_strbuf_printf(&s, "const %s *p%u, ", th_dtype_c_name(type_of(x, g->op->operands[i])->dtype), i);
-  for (uint32_t i = 0; i < g->op->n_results; i++) th_strbuf_printf(&s, "%s *o%u, ", th_dtype_c_name(type_of(x, g->op->result + i)->dtype), i);
+  /* Loads need not wait for stores, also where a result lies over an operand: an element is written by the thread that read it, after that
+   * (in_place), and nobody else reads it. */
+  const char *apart = "__restrict__ ";
+  for (uint32_t i = 0; i < g->op->n_operands; i++) th_strbuf_printf(&s, "const %s *%sp%u, ", th_dtype_c_name(type_of(x, g->op->operands[i])->dtype), apart, i);
+  for (uint32_t i = 0; i < g->op->n_results; i++) th_strbuf_printf(&s, "%s *%so%u, ", th_dtype_c_name(type_of(x, g->op->result + i)->dtype), apart, i);
   if (scratch) th_strbuf_add(&s, "unsigned char *scratch, ");
   for (size_t i = 0; i < g->n_sizes; i++) th_strbuf_printf(&s, "int64_t n%zu, ", i);
   th_strbuf_add(&s, "unsigned *th_flags) {\n");
@@ -513,6 +516,7 @@ static void columns(th_cuda_gen *x, th_kernel_source *out) {
   size_t mark = th_gen_mark(g);
   th_gen_line(g, "const int64_t from = (int64_t)%s * chunk / %lld, to = (int64_t)%s * (chunk + 1) / %lld;", all, (long long)s->chunks, all, (long long)s->chunks);
   th_gen_open(g, "if (%s < %s)", j, n_vectors);
+  th_gen_line(g, "#pragma unroll 4");
   th_gen_open(g, "for (%s %s = from + deep; %s < to; %s += %lld)", g->index_type, r, r, r, (long long)deep);
   th_cuda_spread(x, r, reduced, n_reduced, NULL, inner);
   for (uint32_t i = 0; i < last; i++)
