@@ -69,7 +69,7 @@ static bool with_bias(const th_trace *t, const th_users *users, const th_op *dot
   for (uint32_t i = 0; i < users->n_readers[add->result] && !gelu; i++)
     if (is_tanh_gelu(users->readers[add->result][i], TH_OP_torch_gelu)) gelu = users->readers[add->result][i];
   *epilogue = TH_EPILOGUE_BIAS;
-  if (gelu && users->n_readers[add->result] > 1) { /* what goes into gelu is kept: for its gradient */
+  if (gelu && (users->n_readers[add->result] > 1 || users->leaves[add->result])) { /* what goes into gelu is kept: for its gradient */
     *epilogue = TH_EPILOGUE_BIAS_GELU;
     take(s, gelu);
     s->results[s->n_results++] = gelu->result;
