@@ -647,7 +647,7 @@ th_status th_cuda_emit(const th_options *options, const th_trace *t, const th_op
   th_arena *a = th_context_arena(t->context);
   th_cuda_shape shape;
   th_cuda_gen x = {.g = {.t = t, .op = op, .body = t->graphs[th_attr_get(op, "body")->graph], .c = t->context, .a = a, .size_text = "n%zu", .load = th_cuda_load,
-                         .reduce = row_reduction, .before = th_cuda_before},
+                         .reduce = row_reduction, .before = th_cuda_before, .narrow_indices = true},
                    .options = options, .shape = &shape};
   x.g.user = &x;
   TH_TRY(th_cuda_shape_of(options, t, op, &shape));

@@ -86,7 +86,7 @@ static void window_max(th_cuda_gen *x, const th_op *op, th_kernel_source *out) {
 /* x's slices with updates added. A block has SLICES of them: it looks through all indices in order, collects a batch that are its own, and
  * its threads, each with elements of a slice of its own, add their updates in that order. */
 static void scatter_slices(th_cuda_gen *x, const th_op *op, th_kernel_source *out) {
-  enum { SLICES = 16, BATCH = 512 };
+  enum { SLICES = 64, BATCH = 512 };
   th_gen *g = &x->g;
   const th_type *type = th_type_of(g->t, op->result), *indices = th_type_of(g->t, op->operands[1]), *updates = th_type_of(g->t, op->operands[2]);
   uint32_t dim = (uint32_t)th_attr_int(op, g->c, "dim"), k = th_gen_output_of(g, op->result);

@@ -79,6 +79,8 @@ const char *th_gen_load_text(th_gen *g, th_dtype dtype, const char *p, const cha
 }
 
 const char *th_gen_store_text(th_gen *g, th_dtype dtype, const char *name) {
+  for (size_t i = g->n_raws; i-- > 0;) /* rounded before: not again */
+    if (!strcmp(g->raws[i].name, name) && g->raws[i].value == (th_value)dtype) return g->raws[i].index;
   if (dtype == TH_DTYPE_bf16) return th_arena_printf(g->a, "th_store_bf16(%s)", name);
   if (dtype == TH_DTYPE_f16) return th_arena_printf(g->a, "th_store_f16(%s)", name);
   return name;
@@ -470,6 +472,28 @@ static const char *mapped(th_gen *g, const th_op *op, const char *const *index) 
   }
 }
 
+/* x as a narrow float, and its bits, which a store takes as they are. */
+static const char *rounded(th_gen *g, th_dtype dtype, const char *x) {
+  const char *bits = define(g, "uint16_t", "b", th_arena_printf(g->a, "%s((float)%s)", dtype == TH_DTYPE_bf16 ? "th_store_bf16" : "th_store_f16", x));
+  const char *name = th_gen_variable(g, dtype, th_arena_printf(g->a, "%s(%s)", dtype == TH_DTYPE_bf16 ? "th_load_bf16" : "th_load_f16", bits));
+  th_memo raw = {(th_value)dtype, bits, name};
+  TH_PUSH(g->a, g->raws, g->n_raws, g->raws_capacity, raw);
+  return name;
+}
+
+/* An index against a 64-bit integer, compared as indices are: what is no index equals none. NULL where `op` is something else. */
+static const char *index_equals(th_gen *g, const th_op *op, const char *const *index) {
+  if (th_type_of(g->t, op->operands[0])->dtype != TH_DTYPE_i64 || strcmp(g->index_type, "int")) return NULL;
+  for (int k = 0; k < 2; k++) {
+    const th_op *iota = g->t->values[op->operands[k]].def;
+    if (!iota || iota->kind != TH_OP_iota) continue;
+    const char *other = th_gen_element(g, op->operands[1 - k], index);
+    const char *narrow = th_gen_index(g, th_arena_printf(g->a, "(uint64_t)%s < 2147483647u ? (int)%s : -1", other, other));
+    return th_arena_printf(g->a, "(uint8_t)(%s == %s)", index[th_attr_int(iota, g->c, "dim")], narrow);
+  }
+  return NULL;
+}
+
 const char *th_gen_element(th_gen *g, th_value v, const char *const *index) {
   if (g->status) return "0";
   const th_type *type = th_type_of(g->t, v);
@@ -491,9 +515,12 @@ const char *th_gen_element(th_gen *g, th_value v, const char *const *index) {
   }
   if (th_op_is_reduction(op)) return th_gen_remember(g, v, where, g->reduce(g, op, index));
   if (th_op_spec_get(op->kind)->traits & TH_POINTWISE) {
-    const char *x[3];
-    for (uint32_t i = 0; i < op->n_operands; i++) x[i] = th_gen_element(g, op->operands[i], index);
-    const char *text = pointwise(g, op, x);
+    const char *x[3], *text = NULL;
+    if (g->narrow_indices && op->kind == TH_OP_eq) text = index_equals(g, op, index);
+    for (uint32_t i = 0; i < op->n_operands && !text; i++) x[i] = th_gen_element(g, op->operands[i], index);
+    if (!text && g->narrow_indices && op->kind == TH_OP_convert && (type->dtype == TH_DTYPE_bf16 || type->dtype == TH_DTYPE_f16) && th_type_of(g->t, op->operands[0])->dtype != type->dtype)
+      return th_gen_remember(g, v, where, rounded(g, type->dtype, x[0]));
+    if (!text) text = pointwise(g, op, x);
     if (text) return th_gen_remember(g, v, where, th_gen_variable(g, type->dtype, text));
   }
   const char *name = mapped(g, op, index);

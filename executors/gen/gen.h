@@ -22,6 +22,8 @@ struct th_gen {
   th_dim *sizes;           /* run-time sizes the kernel reads */
   size_t n_sizes, sizes_capacity;
   const char *flat;        /* the index variable when all operands are walked as one dimension; NULL otherwise */
+  th_memo *raws;           /* names of narrow floats that were rounded: their bits (index) */
+  size_t n_raws, raws_capacity;
   int guards;              /* conditions around what is being written: what they guard must not be read outside of them */
   /* The dialect. */
   const char *index_type;  /* of indices: "int64_t" */
@@ -29,6 +31,7 @@ struct th_gen {
   const char *(*load)(th_gen *g, uint32_t k, const char *const *index); /* one element of operand k; returns a C atom */
   const char *(*reduce)(th_gen *g, const th_op *op, const char *const *index); /* a reduction's element, as a loop */
   bool (*before)(th_gen *g, const char *name, const char *definition); /* may write the definition where it is computed less often; NULL: no */
+  bool narrow_indices;     /* indices are compared in index_type, and rounded values are kept as bits too (kernels that gain by it) */
   void *user;              /* of those */
   th_status status;        /* the first failure */
 };
