@@ -190,6 +190,39 @@ def test_precision_names_what_the_parameters_must_be():
     thunder.train_step(model.double(), optimizer, loss_fn, precision="f64")
 
 
+class Rotary(nn.Module):
+    """Attention whose query is brought back to a dtype by the program itself, beside values that only autocast converts."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.q, self.v, self.head = nn.Embedding(17, 16), nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False), nn.Linear(16, 17)
+        self.register_buffer("turn", torch.rand(8))
+
+    def forward(self, x):
+        h = self.embedding(x)
+        q = self.q(h).view(*x.shape, 2, 8).transpose(1, 2)
+        q = (q * self.turn).to(q.dtype)
+        v = self.v(h).view(*x.shape, 2, 8).transpose(1, 2)
+        return self.head(F.scaled_dot_product_attention(q, q, v, is_causal=True).transpose(1, 2).flatten(-2))
+
+
+def test_mixed_precision():
+    torch.manual_seed(0)
+    model = Rotary()
+    other = copy.deepcopy(model)
+    o, p = (torch.optim.AdamW(m.parameters(), lr=1e-2) for m in (model, other))
+    step = thunder.train_step(other, p, loss_fn, clip_grad_norm=1.0, precision="bf16-mixed")
+    for x, y in batches("net", 6):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_fn(model(x), y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        o.step()
+        o.zero_grad()
+        assert step(x, y).item() == pytest.approx(loss.item(), rel=5e-3)
+    assert not thunder.compile_stats(step).eager_pieces
+
+
 def test_other_optimizers_run_after_the_plan():
     torch.manual_seed(0)
     model = Net().double()
