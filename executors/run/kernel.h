@@ -2,8 +2,8 @@
  * instruction gives. Returns 0; bit 0: an index was out of range; bit 1: an integer division by zero.
  *
  * A kernel for CUDA (module kind "cubin") is a __global__ function of: a pointer for each buffer; a pointer to its scratch, where its
- * instruction has some; each size as int64_t; unsigned *th_bad, zero at first, into which it or-s those bits. Its instruction's ints
- * begin with the launch: blocks in x and y, threads of a block, bytes of dynamic shared memory; the sizes follow. */
+ * instruction has some; each size as int64_t; unsigned *th_bad, zero at first, into which it or-s those bits. They are passed packed, 8 bytes
+ * each, so that a kernel may also take them as one struct by value. Its instruction's ints begin with the launch: blocks in x and y, threads of a block, bytes of dynamic shared memory; the sizes follow. */
 #ifndef THUNDER_EXECUTORS_RUN_KERNEL_H
 #define THUNDER_EXECUTORS_RUN_KERNEL_H
 

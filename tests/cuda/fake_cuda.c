@@ -213,9 +213,11 @@ CUresult cuFuncSetAttribute(CUfunction function, int attribute, int value) {
 }
 CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream stream, void **parameters, void **extra) {
   ENTER();
+  size_t bytes = (size_t)f->n_parameters * 8;
   work w = {.kind = WORK_KERNEL, .function = f->function, .grid_x = gx, .grid_y = gy, .block = bx, .n_parameters = (size_t)f->n_parameters};
-  if (!current || !gx || !gy || gz != 1 || !bx || by != 1 || bz != 1 || extra || w.n_parameters > MANY || shared > 232448) return INVALID;
-  for (size_t i = 0; i < w.n_parameters; i++) memcpy(&w.parameters[i], parameters[i], 8);
+  if (!current || !gx || !gy || gz != 1 || !bx || by != 1 || bz != 1 || parameters || !extra || w.n_parameters > MANY || shared > 232448) return INVALID;
+  if (extra[0] != TH_CU_PARAMETERS || extra[2] != TH_CU_PARAMETERS_SIZE || *(size_t *)extra[3] != bytes || extra[4]) return INVALID;
+  memcpy(w.parameters, extra[1], bytes);
   return put(stream, &w);
 }
 

@@ -25,6 +25,9 @@ enum {
   TH_CU_STREAM_NON_BLOCKING = 1, TH_CU_EVENT_DISABLE_TIMING = 2,
   TH_CU_HOST_PORTABLE = 1, TH_CU_HOST_MAPPED = 2,
 };
+/* Entries of a launch's `extra`: all parameters in one buffer, as they lie in the kernel's parameter space; their bytes (size_t *). */
+#define TH_CU_PARAMETERS ((void *)1)      /* CU_LAUNCH_PARAM_BUFFER_POINTER */
+#define TH_CU_PARAMETERS_SIZE ((void *)2) /* CU_LAUNCH_PARAM_BUFFER_SIZE */
 
 /* X(function, symbol, arguments) */
 #define TH_CUDA_CALLS(X)                                                                                                                              \

@@ -8,7 +8,7 @@
 
 #include "executors/run/cuda/program.h"
 
-enum { ALIGNMENT = 256, INPUT_ALIGNMENT = 16, MANY = 2048, MANY_SIZES = 256, PLAIN_SHARED = 48 << 10, USER = 0 /* Trace.input_kind */ };
+enum { ALIGNMENT = 256, INPUT_ALIGNMENT = 16, MANY = 2048, MANY_SIZES = 1024, PLAIN_SHARED = 48 << 10, USER = 0 /* Trace.input_kind */ };
 static const int64_t copied_at_most = 64 << 20; /* bytes of user inputs that a step copies, so that it does not depend on where they are */
 
 static int64_t rounded(int64_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
@@ -76,9 +76,8 @@ static CUdeviceptr device_address(const void *p) { return (CUdeviceptr)(uintptr_
 static th_status launch(th_cuda_call *c, size_t i) {
   const th_run *run = c->run;
   const Thunder__Wire__Plan *p = run->plan->wire;
-  void *buffers[MANY + 1], *parameters[MANY + 1 + MANY_SIZES + 1];
+  uint64_t parameters[MANY + 1 + MANY_SIZES + 1]; /* packed: all are 8 bytes */
   int64_t sizes[MANY_SIZES];
-  CUdeviceptr bad = c->on->bad_address;
   uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, at = 0;
   uint32_t first = p->instr_ints_begin[i], n_sizes = p->instr_ints_begin[i + 1] - first;
   if (n > MANY || n_sizes > MANY_SIZES) return TH_ERROR(UNIMPLEMENTED, "instruction %zu has %u tensors and %u sizes", i, n, n_sizes);
@@ -89,11 +88,12 @@ static th_status launch(th_cuda_call *c, size_t i) {
   if (!fits)
     return TH_ERROR(INVALID_ARGUMENT, "instruction %zu (%s) launches %" PRId64 " x %" PRId64 " blocks of %" PRId64 " threads with %" PRId64 " bytes of shared memory", i, name,
                     sizes[0], sizes[1], sizes[2], sizes[3]);
-  for (uint32_t k = 0; k < n; k++) buffers[k] = run->tensors[p->instr_tensors[begin + k]];
-  if (p->n_instr_scratch && p->instr_scratch[i]) buffers[n++] = run->tensors[p->instr_scratch[i] - 1];
-  for (uint32_t k = 0; k < n; k++) parameters[at++] = &buffers[k];
-  for (uint32_t k = 4; k < n_sizes; k++) parameters[at++] = &sizes[k];
-  parameters[at++] = &bad;
+  for (uint32_t k = 0; k < n; k++) parameters[at++] = device_address(run->tensors[p->instr_tensors[begin + k]]);
+  if (p->n_instr_scratch && p->instr_scratch[i]) parameters[at++] = device_address(run->tensors[p->instr_scratch[i] - 1]);
+  for (uint32_t k = 4; k < n_sizes; k++) parameters[at++] = (uint64_t)sizes[k];
+  parameters[at++] = c->on->bad_address;
+  size_t packed = at * sizeof *parameters;
+  void *extra[] = {TH_CU_PARAMETERS, parameters, TH_CU_PARAMETERS_SIZE, &packed, NULL};
   CUfunction function = c->plan->functions[p->instr_target[i]];
   int64_t *shared = &c->plan->shared[p->instr_target[i]];
   if (sizes[3] > PLAIN_SHARED && sizes[3] > *shared) {
@@ -102,7 +102,7 @@ static th_status launch(th_cuda_call *c, size_t i) {
     *shared = sizes[3];
   }
   unsigned x = (unsigned)sizes[0], y = (unsigned)sizes[1], threads = (unsigned)sizes[2], bytes = (unsigned)sizes[3];
-  return th_status_prefix(TH_CUDA(c->driver, launch, (function, x, y, 1, threads, 1, 1, bytes, c->stream, parameters, NULL)), "instruction %zu (%s, captured op %d)", i, name,
+  return th_status_prefix(TH_CUDA(c->driver, launch, (function, x, y, 1, threads, 1, 1, bytes, c->stream, NULL, extra)), "instruction %zu (%s, captured op %d)", i, name,
                           (int)p->instr_op[i]);
 }
 
