@@ -8,7 +8,8 @@
  * Domains. A group without reductions has one shape. The first reduction over its shape gives it a kind: ROWS (the last
  * dimension is reduced; results of the kept shape and of the whole shape go on joining), WHOLE (to a scalar) or COLUMNS. A
  * reduction of the two last kinds swallows its producers only when nobody else reads them. Where the executor keeps sums beside elements
- * (ir/executor.h), reductions of columns and of everything join any group of their shape; what reads them is computed elsewhere.
+ * (ir/executor.h), reductions of columns and of everything join any group of their shape; what reads them is computed elsewhere. So is what
+ * reads the sums of several groups: one kernel adds them all, and no sum waits for another.
  *
  * What a group must hand out is known when all ops are placed: a group with more results than a kernel has is then cut between
  * two of its ops, the first part as long as it may be. */
@@ -174,6 +175,15 @@ static bool reads_late(fuser *f, const group *x, const th_op *op) {
   return false;
 }
 
+/* Does `op` read a value of another group of the device? */
+static bool reads_elsewhere(fuser *f, uint32_t g, const th_op *op) {
+  for (uint32_t i = 0; i < op->n_operands; i++) {
+    uint32_t from = op->operands[i] == TH_NO_VALUE ? TH_NONE : producer(f, op->operands[i]);
+    if (from != TH_NONE && from != g && !f->groups[from].host) return true;
+  }
+  return false;
+}
+
 static bool reduces_alike(const th_op *a, const th_op *b) { return th_attr_equal(th_attr_get(a, "dims"), th_attr_get(b, "dims")); }
 
 static bool mixes(fuser *f, const th_op *rows, const th_op *columns) {
@@ -187,7 +197,7 @@ static bool fits(fuser *f, uint32_t g, uint32_t at, kind k) {
   if (x->kind == OUTSIDE || x->kind == ALONE || k == OUTSIDE || k == ALONE || x->n_ops >= MAX_OPS || x->host != result->host) return false;
   bool keeps = f->main && f->main->keeps, late = x->n_late && reads_late(f, x, op);
   if (k == PLAIN) {
-    if (x->kind == WHOLE && keeps) return late ? !result->rank : th_type_same_shape(result, &x->shape);
+    if (x->kind == WHOLE && keeps) return late ? !result->rank && !reads_elsewhere(f, g, op) : th_type_same_shape(result, &x->shape);
     if (x->kind == COLUMNS) return keeps && !late && th_type_same_shape(result, &x->shape);
     if (late) return false;
     if (th_type_same_shape(result, &x->shape)) return true;
@@ -426,9 +436,9 @@ static th_value single(fuser *f, const th_op *op, const th_value *operands) {
   for (uint32_t i = 0; i < op->n_operands && i < 4; i++) inputs[i] = th_trace_add_input(to, graph, *th_type_of(to, operands[i]));
   th_value made = copy_into(f, op, graph, inputs);
   th_trace_set_outputs(to, graph, &made, 1);
-  th_attr attr = th_make_graph(graph);
+  th_attr attrs[2] = {th_make_graph(graph)};
   th_type type = *th_type_of(f->t, op->result);
-  th_op *fusion = th_trace_add_op(to, 0, TH_OP_fusion, operands, op->n_operands, &attr, &type, 1);
+  th_op *fusion = th_trace_add_op(to, 0, TH_OP_fusion, operands, op->n_operands, attrs, &type, 1);
   fusion->executor = th_intern(f->c, f->main->name);
   fusion->origin = op->origin;
   return fusion->result;
@@ -474,8 +484,8 @@ static th_status write_fusion(fuser *f, uint32_t g) {
   }
   if (b->status) return b->status;
   th_trace_set_outputs(to, b->graph, outputs, n);
-  th_attr attr = th_make_graph(b->graph);
-  th_op *fusion = th_trace_add_op(to, 0, TH_OP_fusion, b->operands, b->n, &attr, types, n);
+  th_attr attrs[2] = {th_make_graph(b->graph)};
+  th_op *fusion = th_trace_add_op(to, 0, TH_OP_fusion, b->operands, b->n, attrs, types, n);
   fusion->executor = th_intern(f->c, executor->name);
   fusion->origin = f->g->ops[x->ops[x->n_ops - 1]]->origin;
   for (uint32_t i = 0; i < n; i++) th_rewrite_map(&f->r, results[i], fusion->result + i);
