@@ -71,6 +71,9 @@ struct th_executor {
   bool (*fusible)(const th_options *options, const th_trace *trace, const th_op *op);
   /* Can the ops of `ops` (graph 0, in order) be one kernel? Called while regions grow: keep it cheap. */
   bool (*fuses)(const th_options *options, const th_trace *trace, const th_op *const *ops, size_t n_ops);
+  /* Can the fusion be a component of a batch (ir/batch.h): one kernel for this and for others that are alike but for sizes? Asked before
+   * there are layouts. NULL: no. */
+  bool (*batches)(const th_options *options, const th_trace *trace, const th_op *op);
   /* May result `result` of a fusion (or launch) be computed over the bytes of operand `operand` (same shape, strides, item
    * size)? False when an element is read after another one of the same bytes was written. */
   bool (*in_place)(const th_trace *trace, const th_op *op, uint32_t operand, uint32_t result);

@@ -80,6 +80,12 @@ static inline th_value th_rewrite_value(const th_rewriter *r, th_value v) { retu
 void th_rewrite_outputs(th_rewriter *r, uint32_t graph);
 /* Clones a whole graph (ops and outputs) unchanged. */
 void th_rewrite_graph(th_rewriter *r, uint32_t graph);
+/* For passes after which bodies are others' or nobody's: a new trace with graph 0 only, and the same op with copies of its bodies. */
+th_rewriter th_rewrite_begin_main(const th_trace *from);
+th_op *th_rewrite_clone_deep(th_rewriter *r, const th_op *op);
+/* Appends inputs, or ops, of graph `graph` of `from` to graph b.graph. */
+void th_rewrite_append_inputs(th_rewriter *r, uint32_t graph);
+void th_rewrite_append_ops(th_rewriter *r, uint32_t graph);
 /* The new trace, or the first failure. */
 th_status th_rewrite_finish(th_rewriter *r, th_trace **out);
 /* Copies the ops of graph `graph` of `from` into the builder's graph with inputs bound to `in`; results into `out`

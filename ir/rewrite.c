@@ -11,24 +11,31 @@ static void copy_value_info(th_trace *to, th_value v, const th_value_info *info)
   out->place_offset = info->place_offset;
 }
 
-th_rewriter th_rewrite_begin(const th_trace *from) {
+static void copy_input(th_rewriter *r, uint32_t graph, th_value v) {
+  th_trace *to = r->b.trace;
+  r->map[v] = th_trace_add_input(to, graph, r->from->values[v].type);
+  copy_value_info(to, r->map[v], &r->from->values[v]);
+}
+
+static th_rewriter begin(const th_trace *from, size_t n_graphs) {
   th_arena *a = th_context_arena(from->context);
   th_rewriter r = {.from = from, .map = TH_ARENA_ARRAY(a, th_value, from->n_values)};
   for (size_t i = 0; i < from->n_values; i++) r.map[i] = TH_NO_VALUE;
   th_trace *to = th_trace_create(from->context);
   to->symbols = from->symbols;
-  for (size_t g = 0; g < from->n_graphs; g++) {
+  r.b = th_builder_make(to, 0);
+  for (size_t g = 0; g < n_graphs; g++) {
     th_trace_add_graph(to, from->graphs[g]->name);
     for (uint32_t i = 0; i < from->graphs[g]->n_inputs; i++) {
-      th_value v = from->graphs[g]->inputs[i];
-      r.map[v] = th_trace_add_input(to, (uint32_t)g, from->values[v].type);
-      copy_value_info(to, r.map[v], &from->values[v]);
+      copy_input(&r, (uint32_t)g, from->graphs[g]->inputs[i]);
       if (g == 0 && from->inputs) to->inputs[i] = from->inputs[i];
     }
   }
-  r.b = th_builder_make(to, 0);
   return r;
 }
+
+th_rewriter th_rewrite_begin(const th_trace *from) { return begin(from, from->n_graphs); }
+th_rewriter th_rewrite_begin_main(const th_trace *from) { return begin(from, 1); }
 
 void th_rewrite_at(th_rewriter *r, const th_op *op) {
   r->b.no_grad = op->no_grad;
@@ -55,6 +62,33 @@ th_op *th_rewrite_clone(th_rewriter *r, const th_op *op) {
   if (r->b.status) return NULL;
   th_op *copy = copy_op(&r->b, r->from, op, r->map);
   for (uint32_t i = 0; i < op->n_results; i++) r->map[op->result + i] = copy->result + i;
+  return copy;
+}
+
+void th_rewrite_append_inputs(th_rewriter *r, uint32_t graph) {
+  for (uint32_t i = 0; i < r->from->graphs[graph]->n_inputs; i++) copy_input(r, r->b.graph, r->from->graphs[graph]->inputs[i]);
+}
+
+void th_rewrite_append_ops(th_rewriter *r, uint32_t graph) {
+  for (size_t i = 0; i < r->from->graphs[graph]->n_ops; i++) th_rewrite_clone_deep(r, r->from->graphs[graph]->ops[i]);
+}
+
+th_op *th_rewrite_clone_deep(th_rewriter *r, const th_op *op) {
+  th_op *copy = th_rewrite_clone(r, op);
+  const th_op_spec *spec = th_op_spec_get(op->kind);
+  uint32_t before = r->b.graph;
+  for (uint32_t i = 0; copy && i < spec->n_attrs; i++) {
+    if (copy->attrs[i].kind != TH_ATTR_GRAPH) continue;
+    const th_graph *g = r->from->graphs[op->attrs[i].graph];
+    copy->attrs[i].graph = r->b.graph = (uint32_t)r->b.trace->n_graphs;
+    th_trace_add_graph(r->b.trace, g->name);
+    th_rewrite_append_inputs(r, op->attrs[i].graph);
+    th_rewrite_append_ops(r, op->attrs[i].graph);
+    th_value *outputs = TH_ARENA_ARRAY(th_context_arena(r->from->context), th_value, g->n_outputs);
+    for (uint32_t k = 0; k < g->n_outputs; k++) outputs[k] = r->map[g->outputs[k]];
+    th_trace_set_outputs(r->b.trace, r->b.graph, outputs, g->n_outputs);
+    r->b.graph = before;
+  }
   return copy;
 }
 

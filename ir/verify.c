@@ -9,6 +9,7 @@
  *   4 plan     launches, invocations and the same; strides and a place for every value of graph 0 */
 #include <string.h>
 
+#include "ir/batch.h"
 #include "ir/build.h"
 
 typedef struct verifier {
@@ -156,6 +157,10 @@ static th_status check_op(verifier *v) {
   }
   bool region = op->kind == TH_OP_fusion || op->kind == TH_OP_library || op->kind == TH_OP_launch || op->kind == TH_OP_invoke;
   if (region && !op->executor) return BAD(v, "no executor has claimed it");
+  if (op->kind == TH_OP_fusion || op->kind == TH_OP_launch) {
+    th_status status = th_batch_check(v->t, op);
+    if (status) return th_status_prefix(status, "level %d: graph @%u op %zu (%s)", v->level, v->graph, v->at, th_op_name(op->kind));
+  }
   if (!region && op->executor) return BAD(v, "executor %s stands on it; only regions are claimed", op->executor);
   return TH_OK;
 }
