@@ -43,6 +43,6 @@ static const char *prelude(const th_options *options) {
 }
 
 const th_executor th_executor_cuda = {
-    .name = "cuda", .fusible = fusible, .in_place = th_gen_in_place, .emit = th_cuda_emit, .prelude = prelude, .compile = th_cuda_compile, .scratch = th_cuda_scratch,
+    .name = "cuda", .fusible = fusible, .batches = th_cuda_batches, .in_place = th_gen_in_place, .emit = th_cuda_emit, .prelude = prelude, .compile = th_cuda_compile, .scratch = th_cuda_scratch,
     .keeps = true, .mixes = mixes,
 };

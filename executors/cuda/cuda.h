@@ -1,7 +1,7 @@
 /* The cuda executor's compile half: generated CUDA C, compiled by NVRTC to a cubin, or (arch "simt") by the host's C++ compiler with
  * simt.h, which runs it without a GPU. Elements are written by executors/gen. shape.c finds out what kind of kernel a region is and how
- * it is launched, kernel.c writes it, lanes.c the elements that a thread has of a vector, special.c the ops that are no function of a
- * few elements. No header is included by the generated text: prelude.c. Threads: thread-compatible. */
+ * it is launched, kernel.c writes it, batch.c that of many regions at once, lanes.c the elements that a thread has of a vector, special.c the ops
+ * that are no function of a few elements. No header is included by the generated text: prelude.c. Threads: thread-compatible. */
 #ifndef THUNDER_EXECUTORS_CUDA_CUDA_H
 #define THUNDER_EXECUTORS_CUDA_CUDA_H
 
@@ -97,6 +97,12 @@ bool th_cuda_before(th_gen *g, const char *name, const char *definition);  /* th
 
 th_status th_cuda_special(th_cuda_gen *x, const th_op *op, th_kernel_source *out);
 
+/* ---- batch.c ---- */
+
+bool th_cuda_batches(const th_options *options, const th_trace *trace, const th_op *op); /* executor.h */
+th_status th_cuda_batch(th_cuda_gen *x, th_kernel_source *out);                            /* x->g.op is a batch */
+th_dim th_cuda_batch_scratch(const th_trace *trace, const th_op *op);
+
 /* ---- kernel.c: the frame of a kernel ---- */
 
 void th_cuda_begin(th_cuda_gen *x); /* a fresh text */
@@ -105,6 +111,12 @@ void th_cuda_finish(th_cuda_gen *x, th_dim grid_x, th_dim grid_y, int threads, b
 /* The index of each of `dims` (n) that linear index `linear` stands for, later ones moving faster. `order`: NULL, or which dimension is
  * the i-th of that walk. */
 void th_cuda_spread(th_cuda_gen *x, const char *linear, const th_dim *dims, uint32_t n, const uint32_t *order, const char **index);
+/* All results of `shape` but the shape's sums, at `index`. */
+void th_cuda_store_all(th_cuda_gen *x, const th_type *shape, const char *const *index);
+/* Variable `acc` becomes `op`'s reduction over that of all threads of a team. */
+void th_cuda_across_team(th_cuda_gen *x, const th_op *op, const char *acc);
+/* Does the text note bad indices or divisions? */
+bool th_cuda_checks(const th_cuda_gen *x);
 th_dim th_cuda_blocks(th_cuda_gen *x, th_dim items, int64_t each); /* items / each, rounded up */
 
 #endif

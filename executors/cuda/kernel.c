@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "executors/cuda/cuda.h"
+#include "ir/batch.h"
 #include "ir/passes/plan.h"
 
 static const th_type *type_of(th_cuda_gen *x, th_value v) { return th_type_of(x->g.t, v); }
@@ -26,10 +27,11 @@ void th_cuda_begin(th_cuda_gen *x) {
   th_gen_line(&x->g, "unsigned th_bad = 0;");
 }
 
+bool th_cuda_checks(const th_cuda_gen *x) { return strstr(th_strbuf_text(&x->g.s), "th_bad |=") || strstr(th_strbuf_text(&x->g.s), "_INT("); }
+
 static const char *text_of(th_cuda_gen *x, int threads, bool scratch) {
   th_gen *g = &x->g;
   th_strbuf s = th_strbuf_make(g->a);
-  bool checks = strstr(th_strbuf_text(&g->s), "th_bad |=") || strstr(th_strbuf_text(&g->s), "_INT(");
   bool simt = th_cuda_is_simt(x->options);
   th_strbuf_printf(&s, "%s __global__ void __launch_bounds__(%d) %s(", simt ? "static" : "extern \"C\"", threads, simt ? TH_KERNEL_NAME "body" : TH_KERNEL_NAME);
   /* Loads need not wait for stores, also where a result lies over an operand: an element is written by the thread that read it, after that
@@ -41,7 +43,7 @@ static const char *text_of(th_cuda_gen *x, int threads, bool scratch) {
   for (size_t i = 0; i < g->n_sizes; i++) th_strbuf_printf(&s, "int64_t n%zu, ", i);
   th_strbuf_add(&s, "unsigned *th_flags) {\n");
   th_strbuf_add(&s, th_strbuf_text(&g->s));
-  if (checks) th_strbuf_add(&s, "  if (th_bad) atomicOr(th_flags, th_bad);\n");
+  if (th_cuda_checks(x)) th_strbuf_add(&s, "  if (th_bad) atomicOr(th_flags, th_bad);\n");
   th_strbuf_add(&s, "}\n");
   if (simt)
     th_strbuf_printf(&s, "extern \"C\" int " TH_KERNEL_NAME "(void *const *buffers, const int64_t *sizes, const double *scalars, const void *) {\n"
@@ -100,7 +102,7 @@ static bool is_sum(const th_cuda_gen *x, th_value v) {
 }
 
 /* All results of `shape` but the sums: elements first, so that what is computed over an operand is written after it was read. */
-static void store_all(th_cuda_gen *x, const th_type *shape, const char *const *index) {
+void th_cuda_store_all(th_cuda_gen *x, const th_type *shape, const char *const *index) {
   const th_graph *body = x->g.body;
   const char *names[64] = {0};
   for (uint32_t k = 0; k < body->n_outputs; k++)
@@ -177,11 +179,11 @@ static th_dim plain_part(th_cuda_gen *x, const th_type *shape, uint32_t vector_d
   th_gen_open(g, "if (%s < %s)", i, th_gen_dim(g, count));
   if (!shape->rank) {
     th_cuda_lanes_open(x, i, 1);
-    store_all(x, shape, NULL);
+    th_cuda_store_all(x, shape, NULL);
   } else if (walks_flat(x, shape)) {
     const char *base = width > 1 ? th_gen_index(g, th_arena_printf(g->a, "%s * %d", i, width)) : i;
     g->flat = th_cuda_lanes_open(x, base, width);
-    store_all(x, shape, index);
+    th_cuda_store_all(x, shape, index);
     g->flat = NULL;
   } else {
     uint32_t order[TH_MAX_RANK];
@@ -193,7 +195,7 @@ static th_dim plain_part(th_cuda_gen *x, const th_type *shape, uint32_t vector_d
     const char *base = index[vector_dim];
     if (width > 1) base = th_gen_index(g, th_arena_printf(g->a, "%s * %d", base, width));
     index[vector_dim] = th_cuda_lanes_open(x, base, width);
-    store_all(x, shape, index);
+    th_cuda_store_all(x, shape, index);
   }
   th_cuda_lanes_close(x);
   th_gen_close(g);
@@ -296,6 +298,11 @@ static void across_team(th_cuda_gen *x, const pass *p) {
     th_gen_line(g, "for (int k = 0; k < %lld; k++) { const %s w = %s[threadIdx.x / %lld * %lld + k]; %s }", (long long)warps, th_gen_ctype(dtype), shared[i], (long long)team, (long long)warps,
                 th_gen_reduce_step(g, p->ops[i]->kind, dtype, p->acc[i], "w"));
   }
+}
+
+void th_cuda_across_team(th_cuda_gen *x, const th_op *op, const char *acc) {
+  pass one = {.ops = {op}, .acc = {acc}, .n = 1};
+  across_team(x, &one);
 }
 
 static bool of_row(const th_cuda_gen *x, const th_op *op) {
@@ -455,7 +462,7 @@ static void rows(th_cuda_gen *x, th_kernel_source *out) {
   for (uint32_t k = 0; k < g->body->n_outputs; k++) row_results |= !is_sum(x, g->body->outputs[k]) && th_type_same_shape(type_of(x, g->body->outputs[k]), &row_shape);
   if (row_results && !th_type_same_shape(&row_shape, &s->domain)) {
     th_gen_open(g, many ? "if (place == 0 && live)" : "if (place == 0)");
-    store_all(x, &row_shape, r.index);
+    th_cuda_store_all(x, &row_shape, r.index);
     th_gen_close(g);
   }
   if (s->stores || s->n_sums) {
@@ -465,7 +472,7 @@ static void rows(th_cuda_gen *x, th_kernel_source *out) {
     for (uint32_t i = 0; i < s->n_sums; i++)
       th_gen_line(g, "%s", th_gen_reduce_step(g, s->sums[i]->kind, type_of(x, s->sums[i]->operands[0])->dtype, th_arena_printf(g->a, "%s[turn][lane]", sums[i]),
                                               th_gen_element(g, s->sums[i]->operands[0], element)));
-    store_all(x, &s->domain, element);
+    th_cuda_store_all(x, &s->domain, element);
     close_turns(x, opened);
     if (many) th_gen_close(g);
   }
@@ -527,7 +534,7 @@ static void columns(th_cuda_gen *x, th_kernel_source *out) {
     th_dtype dtype = type_of(x, s->sums[i]->operands[0])->dtype;
     th_gen_line(g, "%s", th_gen_reduce_step(g, s->sums[i]->kind, dtype, th_arena_printf(g->a, "%s[lane]", acc[i]), th_gen_element(g, s->sums[i]->operands[0], index)));
   }
-  if (s->stores) store_all(x, &s->domain, index);
+  if (s->stores) th_cuda_store_all(x, &s->domain, index);
   th_cuda_lanes_close(x);
   th_gen_close(g);
   th_gen_close(g);
@@ -589,7 +596,7 @@ static void whole(th_cuda_gen *x, th_kernel_source *out) {
     th_dtype dtype = type_of(x, s->sums[k]->operands[0])->dtype;
     th_gen_line(g, "%s", th_gen_reduce_step(g, s->sums[k]->kind, dtype, acc[k], th_gen_element(g, s->sums[k]->operands[0], index)));
   }
-  if (s->stores) store_all(x, &s->domain, index);
+  if (s->stores) th_cuda_store_all(x, &s->domain, index);
   th_cuda_lanes_close(x);
   th_gen_close(g);
   th_gen_forget(g, mark);
@@ -599,7 +606,7 @@ static void whole(th_cuda_gen *x, th_kernel_source *out) {
     block.team = TH_CUDA_THREADS;
     block.rows_per_block = 1;
     x->shape = &block;
-    across_team(x, &(pass){.ops = {s->sums[k]}, .acc = {acc[k]}, .n = 1});
+    th_cuda_across_team(x, s->sums[k], acc[k]);
     x->shape = s;
     th_gen_line(g, "if (threadIdx.x == 0) ((%s *)(scratch + %u * 8 * %lld))[blockIdx.x] = %s;", th_gen_ctype(dtype), k, (long long)s->blocks, acc[k]);
   }
@@ -616,7 +623,7 @@ static void whole(th_cuda_gen *x, th_kernel_source *out) {
     block.team = TH_CUDA_THREADS;
     block.rows_per_block = 1;
     x->shape = &block;
-    across_team(x, &(pass){.ops = {s->sums[k]}, .acc = {a}, .n = 1});
+    th_cuda_across_team(x, s->sums[k], a);
     x->shape = s;
     th_gen_remember(g, s->sums[k]->result, "", a);
   }
@@ -650,6 +657,7 @@ th_status th_cuda_emit(const th_options *options, const th_trace *t, const th_op
                          .reduce = row_reduction, .before = th_cuda_before, .narrow_indices = true},
                    .options = options, .shape = &shape};
   x.g.user = &x;
+  if (th_op_batch(t, op) > 1) return th_cuda_batch(&x, out);
   TH_TRY(th_cuda_shape_of(options, t, op, &shape));
   x.g.index_type = is_small(t, op, &shape) ? "int" : "int64_t";
   *out = (th_kernel_source){0};

@@ -56,6 +56,8 @@ const char th_cuda_prelude[] =
     "__device__ inline uint64_t th_pow_int(uint64_t x, uint64_t y, int negative) {\n"
     "  uint64_t z = 1; if (negative) return x == 1 ? 1 : x == (uint64_t)-1 ? (y & 1 ? x : 1) : 0;\n"
     "  for (; y; y >>= 1, x *= x) if (y & 1) z *= x;\n  return z;\n}\n"
+    /* Parameters of a batch's kernel: pointers and sizes as executors/run/kernel.h says. */
+    "template <int N, int M> struct th_table { void *p[N]; int64_t n[M]; unsigned *flags; };\n"
     /* A vector of N elements, 16 bytes at a time where it is that long. */
     "template <typename T, int N> __device__ __forceinline__ void th_read(T (&x)[N], const T *p) {\n"
     "  if constexpr (sizeof(x) % 16 == 0) {\n"

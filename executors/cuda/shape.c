@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "executors/cuda/cuda.h"
+#include "ir/batch.h"
 
 enum { MOST_WIDTH = 8, BLOCKS_PER_SM = 4 };
 
@@ -191,6 +192,7 @@ th_dim th_cuda_scratch(const th_options *options, const th_trace *t, const th_op
   th_context *c = t->context;
   th_cuda_shape s;
   if (op->kind != TH_OP_fusion && op->kind != TH_OP_launch) return th_dim_const(c, 0);
+  if (th_op_batch(t, op) > 1) return th_cuda_batch_scratch(t, op);
   th_status status = th_cuda_shape_of(options, t, op, &s);
   if (status) { /* emit says it */
     th_status_free(status);

@@ -1,5 +1,6 @@
 /* Which regions may be computed over one of their operands. */
 #include "executors/gen/gen.h"
+#include "ir/batch.h"
 
 /* The dimensions that are not of size 1; returns how many. */
 static uint32_t wide_dims(th_context *c, const th_type *type, uint32_t *out) {
@@ -73,16 +74,13 @@ static bool sums_beside(const th_trace *t, const th_op *op, const th_type *type)
   return !th_type_of(t, op->result)->rank || !th_gen_reduces(t->context, op, type->rank - 1);
 }
 
-/* Each element is read, then written: only where the body is pointwise and nothing is read through another index, or goes row by row. */
-bool th_gen_in_place(const th_trace *t, const th_op *op, uint32_t operand, uint32_t result) {
-  const th_graph *body = t->graphs[th_attr_get(op, "body")->graph];
-  const th_type *type = th_type_of(t, op->result + result);
+/* Each element is read, then written: only where the body is pointwise and nothing is read through another index. */
+static bool is_elementwise(const th_trace *t, const th_graph *body, uint32_t operand, const th_type *type) {
   th_value x = body->inputs[operand];
-  if (is_rows(t, body, type)) return true;
-  for (uint32_t k = 0; k < op->n_results; k++) {
+  for (uint32_t k = 0; k < body->n_outputs; k++) {
     const th_op *made = t->values[body->outputs[k]].def;
     bool sum = made && th_op_is_reduction(made);
-    if (!sum && !th_type_same_shape(th_type_of(t, op->result + k), type)) return false;
+    if (!sum && !th_type_same_shape(th_type_of(t, body->outputs[k]), type)) return false;
   }
   for (size_t i = 0; i < body->n_ops; i++) {
     const th_op *inner = body->ops[i];
@@ -95,4 +93,16 @@ bool th_gen_in_place(const th_trace *t, const th_op *op, uint32_t operand, uint3
     if (inner->kind == TH_OP_broadcast && th_type_same_shape(th_type_of(t, inner->operands[0]), type)) return false;
   }
   return true;
+}
+
+bool th_gen_in_place(const th_trace *t, const th_op *op, uint32_t operand, uint32_t result) {
+  const th_graph *body = t->graphs[th_attr_get(op, "body")->graph];
+  const th_type *type = th_type_of(t, op->result + result);
+  uint32_t batch = th_op_batch(t, op);
+  if (batch > 1) { /* blocks of other components run at any time */
+    uint32_t n_in = op->n_operands / batch, n_out = op->n_results / batch;
+    th_component part = th_batch_component(t, op, result / n_out);
+    return operand / n_in == result / n_out && is_elementwise(t, &part.body, operand % n_in, type);
+  }
+  return is_rows(t, body, type) || is_elementwise(t, body, operand, type);
 }
