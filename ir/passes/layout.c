@@ -8,6 +8,7 @@
  * Written-back outputs are left to memory_plan, which knows the order of reads and writes. */
 #include <string.h>
 
+#include "ir/batch.h"
 #include "ir/executor.h"
 #include "ir/passes/plan.h"
 
@@ -38,11 +39,11 @@ static void lay_body(layout *l, const th_op *op) {
 static th_op *copy_kernel(layout *l, th_value v, const th_type *type) {
   th_trace *t = to(l);
   uint32_t body = (uint32_t)t->n_graphs;
-  th_attr dtype = th_make_dtype(type->dtype), graph = th_make_graph(body);
+  th_attr dtype = th_make_dtype(type->dtype), attrs[2] = {th_make_graph(body)};
   th_trace_add_graph(t, "copy");
   th_value in = th_trace_add_input(t, body, *type), made = th_trace_add_op(t, body, TH_OP_convert, &in, 1, &dtype, type, 1)->result;
   th_trace_set_outputs(t, body, &made, 1);
-  th_op *op = th_trace_add_op(t, 0, TH_OP_fusion, &v, 1, &graph, type, 1);
+  th_op *op = th_trace_add_op(t, 0, TH_OP_fusion, &v, 1, attrs, type, 1);
   op->executor = th_intern(l->c, th_main_executor(l->options)->name);
   return op;
 }
@@ -112,6 +113,31 @@ static const th_dim *result_strides(layout *l, th_value old) {
 static void lay_region(layout *l, const th_op *op) {
   th_op *copy = th_rewrite_clone(&l->r, op);
   for (uint32_t k = 0; k < op->n_results; k++) to(l)->values[copy->result + k].strides = result_strides(l, op->result + k);
+  lay_body(l, copy);
+}
+
+/* The kernel of a batch walks all tensors of a component's shape as one dimension: they get one dense layout, its first operand's. */
+static void lay_batch(layout *l, const th_op *op) {
+  const th_trace *t = l->r.from;
+  uint32_t n = th_op_batch(t, op);
+  th_value *operands = TH_ARENA_ARRAY(l->arena, th_value, op->n_operands);
+  const th_dim **strides = TH_ARENA_ARRAY(l->arena, const th_dim *, op->n_results);
+  for (uint32_t i = 0; i < n; i++) {
+    th_component part = th_batch_component(t, op, i);
+    const th_dim *like = NULL;
+    for (uint32_t k = 0; k < part.op.n_operands; k++) {
+      th_value v = l->r.map[part.op.operands[k]];
+      const th_type *type = th_type_of(to(l), v);
+      if (type->rank && !like) like = th_strides_dense(l->c, type, strides_of(l, v)) ? strides_of(l, v) : th_contiguous_strides(l->c, type->dims, type->rank);
+      if (type->rank && !th_strides_equal(l->c, type->dims, type->rank, strides_of(l, v), like)) v = copy_as(l, v, like);
+      operands[i * part.op.n_operands + k] = v;
+    }
+    for (uint32_t k = 0; k < part.op.n_results; k++)
+      strides[i * part.op.n_results + k] = th_type_of(t, part.op.result + k)->rank && like ? like : result_strides(l, part.op.result + k);
+  }
+  th_op *copy = th_rewrite_clone(&l->r, op);
+  memcpy(copy->operands, operands, op->n_operands * sizeof *operands);
+  for (uint32_t k = 0; k < op->n_results; k++) to(l)->values[copy->result + k].strides = strides[k];
   lay_body(l, copy);
 }
 
@@ -223,7 +249,8 @@ th_status th_pass_layout(const th_options *options, const th_trace *in, th_trace
   }
   for (size_t i = 0; i < g->n_ops; i++) {
     const th_op *op = g->ops[i];
-    if (op->kind == TH_OP_fusion) lay_region(&l, op);
+    if (th_op_batch(in, op) > 1) lay_batch(&l, op);
+    else if (op->kind == TH_OP_fusion) lay_region(&l, op);
     else if (op->kind == TH_OP_library) TH_TRY(lay_library(&l, op));
     else if (th_op_is_alias(op)) lay_alias(&l, op);
     else if (th_op_spec_get(op->kind)->traits & TH_EFFECT) lay_collective(&l, op);

@@ -8,6 +8,7 @@
  * Positions: instruction i of the order stands at i + 1; inputs are there at 0; the end of the call is n + 1. */
 #include <string.h>
 
+#include "ir/batch.h"
 #include "ir/executor.h"
 #include "ir/passes/offsets.h"
 #include "ir/passes/plan.h"
@@ -214,12 +215,13 @@ static void place_constants(planner *p) {
 static void kernels_in_place(planner *p) {
   for (size_t i = 0; i < p->n_ops; i++) {
     const th_op *op = p->order[i];
-    uint32_t at = (uint32_t)i + 1;
+    uint32_t at = (uint32_t)i + 1, batch = th_op_batch(p->t, op);
     if (op->kind != TH_OP_fusion) continue;
     for (uint32_t r = 0; r < op->n_results; r++) {
       th_value y = op->result + r;
       if (storage_of(p, y) != y || p->homes[y].place != TH_PLACE_NONE) continue;
-      for (uint32_t k = 0; k < op->n_operands; k++) {
+      uint32_t n = op->n_operands / batch, first = r / (op->n_results / batch) * n; /* operands of the result's component */
+      for (uint32_t k = first; k < first + n; k++) {
         th_value s = storage_of(p, op->operands[k]);
         if (p->position[s] == 0 || p->homes[s].place != TH_PLACE_NONE || p->last_read[s] != at || p->position[s] == at) continue;
         if (!over_operand(p, op, r, s, y)) continue;
@@ -312,6 +314,7 @@ static th_status write_op(planner *p, th_rewriter *r, size_t at) {
   if (kind == TH_OP_launch) {
     attrs[th_op_attr_index(kind, "kernel")] = th_make_string(p->c, "");
     attrs[th_op_attr_index(kind, "sizes")] = th_make_ints(p->c, NULL, 0);
+    attrs[th_op_attr_index(kind, "batch")] = *th_attr_get(op, "batch");
   } else {
     static const char *const kept[] = {"function", "ints", "alpha", "beta"};
     for (int i = 0; i < 4; i++) attrs[th_op_attr_index(kind, kept[i])] = *th_attr_get(op, kept[i]);
