@@ -75,6 +75,7 @@ static th_status run(void *user) {
   th_plans plans;
   uint8_t *bytes;
   size_t size, length = strlen(a->file);
+  uint32_t n_disabled = a->options.n_disabled;
   TH_TRY(read_file(a->arena, a->file, &bytes, &size));
   if (length > 4 && !strcmp(a->file + length - 4, ".tir")) {
     TH_TRY(th_trace_parse(context, (const char *)bytes, size, &trace));
@@ -94,6 +95,9 @@ static th_status run(void *user) {
       return TH_ERROR(INVALID_ARGUMENT, "%s is no saved job (a CompileJob, as THUNDER_DUMP leaves it); a trace as text is read from a file whose name ends in .tir", strcmp(a->file, "-") ? a->file : "standard input");
     }
     if (status) return status;
+    for (uint32_t i = 0; i < a->options.n_disabled && n_disabled < 64; i++) a->disabled[n_disabled++] = a->options.disabled[i];
+    a->options.disabled = a->disabled; /* the job's and the command's */
+    a->options.n_disabled = n_disabled;
   }
   if (!strcmp(a->dump, "all")) printf("// captured\n%s\n", th_trace_print(trace));
   bool one = strcmp(a->dump, "all") && strcmp(a->dump, "none");
