@@ -16,7 +16,7 @@ from refrun import RefRun, inputs_of, random_inputs
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
 PASSES = ["number", "autocast", "grad", "forward", "backward", "optimizer", "ddp", "claim", "decompose", "canonicalize", "fold", "cse", "dce",
-          "unbarrier", "sink", "library", "fuse", "layout", "memory_plan"]
+          "unbarrier", "sink", "pick", "host", "library", "fuse", "batch", "layout", "memory_plan"]
 # program: options of its compile
 PROGRAMS = {
     "symbolic": ["forward"],
@@ -28,6 +28,7 @@ PROGRAMS = {
     "gpt": ["train_step", "adamw", "clip", "weight_decay", "world=2", "bucket=2048"],
     "llama": ["train_step", "sgd", "momentum", "nesterov", "accumulates", "world=2"],
     "cnn": ["train_step", "adam", "amsgrad"],
+    "updates": ["train_step", "sgd", "momentum", "clip", "target=cuda:simt"],
 }
 LONG = ("gpt", "llama", "cnn")  # executed, but their texts after each pass are too long to be read
 
@@ -242,6 +243,15 @@ def captures():
             x = x + self.o(y.transpose(1, 2).reshape(b, t, 8))
             return x + self.down(F.silu(self.gate(x)) * self.up(x))
 
+    class Five(nn.Module):  # parameters of two shapes
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Parameter(torch.randn(3)) for _ in range(4))
+            self.w = nn.Parameter(torch.randn(2, 3))
+
+        def forward(self, x):
+            return (((x * self.w).sin() * self.a + self.b).cos() + self.c) * self.d
+
     def write_views(a, b):  # a view written in place
         c = a.view(6, 4).t()
         c[1:3, ::2] += b
@@ -276,6 +286,7 @@ def captures():
     yield "gpt", step(Gpt(), torch.optim.AdamW, lambda y, t: F.cross_entropy(y.flatten(0, 1), t.flatten()), tokens, tokens, clip_grad_norm=1.0)
     yield "llama", step(Llama(), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), F.mse_loss, torch.randn(2, 3, 8), torch.randn(2, 3, 8), accumulate=2)
     cnn = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 2))
+    yield "updates", step(Five(), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), F.mse_loss, torch.randn(2, 3), torch.randn(2, 3), clip_grad_norm=1.0)
     yield "cnn", step(cnn, lambda p: torch.optim.Adam(p, amsgrad=True), F.mse_loss, torch.randn(2, 2, 4, 4), torch.randn(2, 2))
 
 

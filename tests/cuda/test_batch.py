@@ -1,0 +1,157 @@
+"""Batches (ir/passes/batch.c, executors/cuda/batch.c): training steps on CUDA's threads on the host, against eager PyTorch; plans that
+hold few launches, nothing copied and everything in place; the same kernels compiled for a GPU where NVRTC is there."""
+import copy
+import os
+import re
+import subprocess
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import thunder
+
+pytestmark = pytest.mark.quick
+THUNDERC = os.path.join(os.environ.get("THUNDER_BIN", ""), "thunderc")
+
+
+class Net(nn.Module):
+    """Parameters of sizes that no vector divides, one larger than a block's part, a transposed one."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 33), nn.Linear(33, 7), nn.Linear(7, 129)
+        self.d, self.e, self.f = nn.Linear(129, 66), nn.Linear(66, 3, bias=False), nn.LayerNorm(7)
+        self.scale, self.shift = nn.Parameter(torch.rand(1) + 0.5), nn.Parameter(torch.rand(1))
+        self.turned = nn.Parameter(torch.randn(3, 3).t())
+
+    def forward(self, x):
+        h = self.f(self.b(torch.tanh(self.a(x))))
+        h = self.e(torch.tanh(self.d(torch.tanh(self.c(h)))))
+        return (h @ self.turned) * self.scale + self.shift
+
+
+OPTIMIZERS = {
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
+    "sgd": lambda p: torch.optim.SGD(p, lr=1e-2),
+}
+
+
+def data(n, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(6, 5, generator=generator).to(dtype), torch.randn(6, 3, generator=generator).to(dtype)) for _ in range(n)]
+
+
+@pytest.fixture
+def simt(monkeypatch):
+    monkeypatch.setenv("THUNDER_TARGET", "cuda:simt")
+
+
+def run(model, optimizer, batches, clip, **options):
+    eager, other = model, copy.deepcopy(model)
+    torch._dynamo.reset()
+    o, p = optimizer(eager.parameters()), optimizer(other.parameters())
+    step = thunder.train_step(other, p, F.mse_loss, clip_grad_norm=clip, **options)
+    for x, y in batches:
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.get("precision") == "bf16-mixed"):
+            loss = F.mse_loss(eager(x), y)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(eager.parameters(), clip) if clip else None
+        o.step()
+        o.zero_grad()
+        yield loss.detach(), norm, step(x, y), step.grad_norm if clip else None, eager, other, step
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_steps(simt, optimizer, clip):
+    for loss, norm, got, got_norm, eager, other, step in run(Net(), OPTIMIZERS[optimizer], data(4), clip):
+        torch.testing.assert_close(got, loss, rtol=1e-5, atol=1e-6)
+        if clip:
+            torch.testing.assert_close(got_norm, norm, rtol=1e-5, atol=1e-6)
+    for (name, a), b in zip(eager.named_parameters(), other.parameters()):
+        # AdamW divides by what may be near zero; f64 below is exact
+        torch.testing.assert_close(b, a, rtol=2e-5, atol=2e-4 if optimizer == "adamw" else 2e-6, msg=lambda m: f"{name}: {m}")
+
+
+def test_steps_f64(simt):
+    for loss, norm, got, got_norm, eager, other, step in run(Net().double(), OPTIMIZERS["adamw"], data(4, torch.float64), 0.1):
+        torch.testing.assert_close(got, loss, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(got_norm, norm, rtol=1e-10, atol=1e-12)
+    for a, b in zip(eager.parameters(), other.parameters()):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-11)
+
+
+def test_steps_bf16_mixed(simt):
+    for loss, norm, got, got_norm, eager, other, step in run(Net(), OPTIMIZERS["adamw"], data(3), 0.5, precision="bf16-mixed"):
+        torch.testing.assert_close(got, loss, rtol=0.03, atol=0.01)
+        torch.testing.assert_close(got_norm, norm, rtol=0.05, atol=0.01)
+
+
+def test_order_of_blocks_does_not_matter(monkeypatch):
+    monkeypatch.setenv("THUNDER_TARGET", "cuda:simt")
+    results = []
+    for seed in ("", "1", "2"):
+        monkeypatch.setenv("TH_SIMT_SEED", seed)
+        torch.manual_seed(0)
+        *_, (_, _, got, norm, _, other, _) = run(Net(), OPTIMIZERS["adamw"], data(3), 0.1)
+        results.append([got, norm, *(p.detach() for p in other.parameters())])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+def main_of(text):
+    text = text[text.index("graph @0"):]
+    return text[:text.index("\n}")].splitlines()
+
+
+def dumped(monkeypatch, tmp_path, target, **options):
+    """The folder of the job of one step, with what each pass made of it where it was compiled here."""
+    monkeypatch.setenv("THUNDER_TARGET", target)
+    monkeypatch.setenv("THUNDER_DUMP", str(tmp_path))
+    try:
+        list(run(Net(), OPTIMIZERS["adamw"], [(torch.randn(4, 5), torch.randn(4, 3))], 0.1, **options))  # of a size that is in no cache
+    except thunder.errors.CompileError:
+        pass  # for lack of NVRTC in the daemon
+    jobs = [path for path, _, files in os.walk(tmp_path) if "job.bin" in files]
+    return max(jobs, key=lambda path: os.path.getsize(os.path.join(path, "job.bin")))
+
+
+def plan(job, *flags):
+    done = subprocess.run([THUNDERC, os.path.join(job, "job.bin"), "--dump-after=memory_plan", *flags], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return main_of(done.stdout)
+
+
+@pytest.mark.parametrize("precision", [None, "bf16-mixed"])
+def test_plan(monkeypatch, tmp_path, precision):
+    """Few launches; parameters and states in their own buffers; no copy and no more memory than without batches."""
+    job = dumped(monkeypatch, tmp_path, "cuda:simt", precision=precision)
+    lines, apart = plan(job), plan(job, "--disable=batch")
+    launches, launches_apart = (sum(" launch(" in l and "#executor(cuda)" in l for l in p) for p in (lines, apart))
+    n = sum(" parameter " in l for l in lines)
+    batches = [l for l in lines if "batch: " in l]
+    updates = [l for l in batches if "borrowed(" in l]
+    written = sum(l.count("borrowed(") for l in updates)
+    sizes = [int(re.search(r"batch: (\d+)", l)[1]) for l in batches]
+    assert len(batches) >= 2 and sum(sizes) >= n and launches == launches_apart - sum(sizes) + len(sizes)
+    assert written >= 3 * (n - 4) and not any("arena(" in l for l in updates)
+    assert sum(" copy(" in l for l in lines) == sum(" copy(" in l for l in apart)
+    arena, arena_apart = (max(int(o) for l in p for o in re.findall(r"arena\((\d+)\)", l)) for p in (lines, apart))
+    assert arena <= arena_apart + 4096  # what lives together differs a little
+
+
+def test_compiles_for_a_gpu(monkeypatch, tmp_path):
+    job = dumped(monkeypatch, tmp_path, "cuda:sm_90", precision="bf16-mixed")
+    done = subprocess.run([THUNDERC, os.path.join(job, "job.bin"), "--dump-after=none", "-o", str(tmp_path / "plan")], capture_output=True, text=True, timeout=120)
+    if "cannot be opened" in done.stderr:
+        pytest.skip("NVRTC is not here: " + done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert any("batch: " in line for line in plan(job))
