@@ -8,7 +8,8 @@ import pytest
 from refrun import RefError
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
-TRACES = sorted(os.path.relpath(p, GOLDEN) for p in glob.glob(os.path.join(GOLDEN, "*", "*.tir")))
+# what the pass host says of results is not on the wire: jobs are captured traces
+TRACES = sorted(os.path.relpath(p, GOLDEN) for p in glob.glob(os.path.join(GOLDEN, "*", "*.tir")) if os.path.basename(p) != "host.tir")
 REGION = re.compile(r"= (fusion|library|launch|invoke)\(")
 
 
