@@ -24,7 +24,14 @@ class Captured(BaseException):  # not an Exception, which some of what is on the
     pass
 
 
-def jobs(name, target="cuda:sm_90"):
+def jobs(name):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    return captured(PROGRAMS[name]())
+
+
+def captured(calls, target="cuda:sm_90"):
+    """The jobs of the calls: what they would have asked of a daemon."""
     found = []
 
     def run(job, stats):
@@ -33,15 +40,13 @@ def jobs(name, target="cuda:sm_90"):
 
     outside, compiled = os.environ.get("THUNDER_TARGET"), thunder_jobs.Job.run
     os.environ["THUNDER_TARGET"], thunder_jobs.Job.run = target, run
-    torch._dynamo.reset()
-    torch.manual_seed(0)
     try:
-        for call in PROGRAMS[name]():
+        for call in calls:
             try:
                 call()
             except Captured:
                 continue
-            raise AssertionError(f"{name}: nothing was compiled")
+            raise AssertionError("nothing was compiled")
     finally:
         thunder_jobs.Job.run = compiled
         if outside is None:
@@ -51,12 +56,15 @@ def jobs(name, target="cuda:sm_90"):
     return found
 
 
+def environment():
+    return {**os.environ, "THUNDER_CUDA_LIBS": os.environ.get("THUNDER_CUDA_LIBS") or device.library_folders()}
+
+
 def executable(job, arch, path):
     job.target.arch = arch
     path.write_bytes(job.SerializeToString(deterministic=True))
-    env = {**os.environ, "THUNDER_CUDA_LIBS": os.environ.get("THUNDER_CUDA_LIBS") or device.library_folders()}
     command = [os.path.join(os.environ.get("THUNDER_BIN", ""), "thunderc"), "--dump-after=none", "-o", f"{path}.out", path]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     message = wire.Executable()
     with open(f"{path}.out", "rb") as f:

@@ -37,6 +37,12 @@ def nvrtc():
     return None
 
 
+def need_nvrtc():
+    if not nvrtc():
+        assert os.environ.get("CI") != "true", "CI compiles for GPUs: deploy/setup.sh installs NVRTC"
+        pytest.skip("libnvrtc.so.13 is not in this environment: pip install nvidia-cuda-nvrtc==13.0.88")
+
+
 jobs = functools.cache(programs.jobs)
 tables = {}  # arch -> program -> lines
 
@@ -57,9 +63,7 @@ def write_table(arch):
 
 @pytest.mark.parametrize("arch, name", cases())
 def test_compiles_and_fits(arch, name, tmp_path):
-    if not nvrtc():
-        assert os.environ.get("CI") != "true", "CI compiles for GPUs: deploy/setup.sh installs NVRTC"
-        pytest.skip("libnvrtc.so.13 is not in this environment: pip install nvidia-cuda-nvrtc==13.0.88")
+    need_nvrtc()
     rows, wrong = tables.setdefault(arch, {}).setdefault(name, []), []
     rows.clear()
     for i, job in enumerate(jobs(name)):
@@ -78,9 +82,8 @@ def test_compiles_and_fits(arch, name, tmp_path):
 
 def test_a_cubin_is_read_right(tmp_path):
     """cubin.py against kernels of known needs: one that cannot do without a frame, one with shared memory."""
+    need_nvrtc()
     library = nvrtc()
-    if not library:
-        pytest.skip("no NVRTC")
     source = b"""
 extern "C" __global__ void __launch_bounds__(128) small(float *x) { x[threadIdx.x] += 1; }
 extern "C" __global__ void __launch_bounds__(64) frame(float *x, int n) {
