@@ -26,7 +26,11 @@
 #define THUNDER_EXECUTORS_CUDA_SIMT_H
 
 #include <link.h>
+/* C's functions only: libstdc++'s overloads are half of what a small module takes to compile, and generated text calls sinf where it means it. */
+#pragma push_macro("_GLIBCXX_INCLUDE_NEXT_C_HEADERS")
+#define _GLIBCXX_INCLUDE_NEXT_C_HEADERS 1
 #include <math.h>
+#pragma pop_macro("_GLIBCXX_INCLUDE_NEXT_C_HEADERS")
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
