@@ -24,7 +24,7 @@ static const char usage[] =
     "  --mode=MODE         forward (default), forward_backward or train_step, for a .tir\n"
     "  --optimizer=NAME    none (default), sgd, adam or adamw: of a train_step\n"
     "  --world=N           data-parallel ranks (default 1)\n"
-    "  --target=ARCH       x86-64-v3 (default), x86-64-v4, aarch64\n"
+    "  --target=ARCH       x86-64-v3 (default), x86-64-v4, aarch64; sm_80, sm_90, sm_100; simt (CUDA on the host)\n"
     "  --disable=PASS      leave a pass out; may be repeated\n"
     "  -o FILE             write the executable there\n"
     "  --list-passes       the passes in order, and why they are there\n"
