@@ -14,7 +14,7 @@
 //   scalars(1, 4, 3, 12, 5, 13, 15, 0, 11, 11, 0, 0, 0, 25, 11, 11, 0, 4, 0, 24, 11, 12, 5, 0, 0, 30, 12, 12, 1, 6, 0, 0, 12, 12, 1, 0, 0, 26, 12, 12, 8, 7, 0, 30, 12, 12, 2, 6, 0, 26, 12, 12, 8, 10, 0, 11, 12, 12, 11, 0, 0, 24, 12, 11, 12, 0, 0, 28, 12, 12, 3, 9, 0, 24, 12, 11, 14, 0, 0) t[7, 11, 12, 10] -> t[35, 36, 37]
 //   th_kernel_4<<<(1, 1), 256, 0>>>() t[1, 24, 21, 8, 25, 26, 9, 27, 36, 28, 37] -> t[38, 39, 40]
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, const float *p1, const float *p2, float *o0, float *o1, unsigned char *scratch, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__restrict__ p0, const float *__restrict__ p1, const float *__restrict__ p2, float *__restrict__ o0, float *__restrict__ o1, unsigned char *scratch, unsigned *th_flags) {
   unsigned th_bad = 0;
   float a0 = 0;
   for (int i1 = (int)blockIdx.x * 256 + threadIdx.x; i1 < 8; i1 += (int)gridDim.x * 256) {
@@ -43,44 +43,48 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, c
     }
     th_write(o1 + q3 * 8 + q4, y1);
   }
-  { const float w16 = __shfl_xor_sync(0xffffffffu, a0, 16); a0 += w16; }
-  { const float w16 = __shfl_xor_sync(0xffffffffu, a0, 8); a0 += w16; }
-  { const float w16 = __shfl_xor_sync(0xffffffffu, a0, 4); a0 += w16; }
-  { const float w16 = __shfl_xor_sync(0xffffffffu, a0, 2); a0 += w16; }
-  { const float w16 = __shfl_xor_sync(0xffffffffu, a0, 1); a0 += w16; }
-  __shared__ float h17[8];
+  { const float w = __shfl_xor_sync(0xffffffffu, a0, 16); a0 += w; }
+  { const float w = __shfl_xor_sync(0xffffffffu, a0, 8); a0 += w; }
+  { const float w = __shfl_xor_sync(0xffffffffu, a0, 4); a0 += w; }
+  { const float w = __shfl_xor_sync(0xffffffffu, a0, 2); a0 += w; }
+  { const float w = __shfl_xor_sync(0xffffffffu, a0, 1); a0 += w; }
+  __shared__ float h16[8];
   __syncthreads();
-  if (threadIdx.x % 32 == 0) h17[threadIdx.x / 32] = a0;
+  if (threadIdx.x % 32 == 0) {
+    h16[threadIdx.x / 32] = a0;
+  }
   __syncthreads();
   a0 = 0;
   #pragma unroll
-  for (int k = 0; k < 8; k++) { const float w16 = h17[threadIdx.x / 256 * 8 + k]; a0 += w16; }
+  for (int k = 0; k < 8; k++) { const float w = h16[threadIdx.x / 256 * 8 + k]; a0 += w; }
   if (threadIdx.x == 0) ((float *)(scratch + 0 * 8 * 1))[blockIdx.x] = a0;
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *p0, const float *p1, const float *p2, float *o0, float *o1, unsigned char *scratch, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *__restrict__ p0, const float *__restrict__ p1, const float *__restrict__ p2, float *__restrict__ o0, float *__restrict__ o1, unsigned char *scratch, unsigned *th_flags) {
   unsigned th_bad = 0;
   float a0 = 0;
   for (int k = threadIdx.x; k < 1; k += 256) { const float w = ((const float *)(scratch + 0 * 8 * 1))[k]; a0 += w; }
-  { const float w1 = __shfl_xor_sync(0xffffffffu, a0, 16); a0 += w1; }
-  { const float w1 = __shfl_xor_sync(0xffffffffu, a0, 8); a0 += w1; }
-  { const float w1 = __shfl_xor_sync(0xffffffffu, a0, 4); a0 += w1; }
-  { const float w1 = __shfl_xor_sync(0xffffffffu, a0, 2); a0 += w1; }
-  { const float w1 = __shfl_xor_sync(0xffffffffu, a0, 1); a0 += w1; }
-  __shared__ float h2[8];
+  { const float w = __shfl_xor_sync(0xffffffffu, a0, 16); a0 += w; }
+  { const float w = __shfl_xor_sync(0xffffffffu, a0, 8); a0 += w; }
+  { const float w = __shfl_xor_sync(0xffffffffu, a0, 4); a0 += w; }
+  { const float w = __shfl_xor_sync(0xffffffffu, a0, 2); a0 += w; }
+  { const float w = __shfl_xor_sync(0xffffffffu, a0, 1); a0 += w; }
+  __shared__ float h1[8];
   __syncthreads();
-  if (threadIdx.x % 32 == 0) h2[threadIdx.x / 32] = a0;
+  if (threadIdx.x % 32 == 0) {
+    h1[threadIdx.x / 32] = a0;
+  }
   __syncthreads();
   a0 = 0;
   #pragma unroll
-  for (int k = 0; k < 8; k++) { const float w1 = h2[threadIdx.x / 256 * 8 + k]; a0 += w1; }
+  for (int k = 0; k < 8; k++) { const float w = h1[threadIdx.x / 256 * 8 + k]; a0 += w; }
   if (threadIdx.x == 0) {
-    const float v3 = (float)(a0 * ((float)0.031250000000000000));
-    o0[0] = v3;
+    const float v2 = (float)(a0 * ((float)0.031250000000000000));
+    o0[0] = v2;
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_2(const float *p0, float *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_2(const float *__restrict__ p0, float *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int j0 = (int)blockIdx.x * 2 + threadIdx.x % 2;
   const int deep = threadIdx.x / 2;
@@ -90,6 +94,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_2(const float *p0, f
   for (int lane = 0; lane < 4; lane++) a4[lane] = 0;
   const int64_t from = (int64_t)4 * chunk / 1, to = (int64_t)4 * (chunk + 1) / 1;
   if (j0 < 2) {
+    #pragma unroll 4
     for (int r2 = from + deep; r2 < to; r2 += 128) {
       float x5[4];
       th_read(x5, p0 + r2 * 8 + q3);
@@ -112,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_2(const float *p0, f
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_3(const float *p0, const float *p1, const float *p2, const float *p3, const float *p4, const float *p5, const float *p6, const float *p7, const float *p8, const float *p9, const float *p10, float *o0, float *o1, float *o2, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_3(const float *__restrict__ p0, const float *__restrict__ p1, const float *__restrict__ p2, const float *__restrict__ p3, const float *__restrict__ p4, const float *__restrict__ p5, const float *__restrict__ p6, const float *__restrict__ p7, const float *__restrict__ p8, const float *__restrict__ p9, const float *__restrict__ p10, float *__restrict__ o0, float *__restrict__ o1, float *__restrict__ o2, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int i0 = (int)blockIdx.x * 256 + threadIdx.x;
   if (i0 < 32) {
@@ -165,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_3(const float *p0, c
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_4(const float *p0, const float *p1, const float *p2, const float *p3, const float *p4, const float *p5, const float *p6, const float *p7, const float *p8, const float *p9, const float *p10, float *o0, float *o1, float *o2, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_4(const float *__restrict__ p0, const float *__restrict__ p1, const float *__restrict__ p2, const float *__restrict__ p3, const float *__restrict__ p4, const float *__restrict__ p5, const float *__restrict__ p6, const float *__restrict__ p7, const float *__restrict__ p8, const float *__restrict__ p9, const float *__restrict__ p10, float *__restrict__ o0, float *__restrict__ o1, float *__restrict__ o2, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int i0 = (int)blockIdx.x * 256 + threadIdx.x;
   if (i0 < 2) {

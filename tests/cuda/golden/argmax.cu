@@ -2,7 +2,7 @@
 //   th_kernel_0<<<(1, 1), 256, 0>>>() t[0] -> t[1]
 //   th_kernel_1<<<(1, 1), 256, 0>>>() t[0] -> t[2]
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, int64_t *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__restrict__ p0, int64_t *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
   if (i < 40) {
@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, i
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *p0, float *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *__restrict__ p0, float *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
   if (i < 70) {

@@ -2,7 +2,7 @@
 //   th_kernel_0<<<(1, 1), 256, 0>>>() t[0] -> t[3]
 //   th_kernel_1<<<(12, 1), 256, 0>>>() t[3, 4, 2] -> t[5]
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, float *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__restrict__ p0, float *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int i0 = (int)blockIdx.x * 256 + threadIdx.x;
   if (i0 < 32) {
@@ -20,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, f
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *p0, const float *p1, const float *p2, float *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *__restrict__ p0, const float *__restrict__ p1, const float *__restrict__ p2, float *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int i0 = (int)blockIdx.x * 256 + threadIdx.x;
   if (i0 < 3072) {

@@ -2,7 +2,7 @@
 //   th_kernel_0<<<(1, 16), 256, 0>>>() t[0] -> t[2]
 //   th_kernel_1<<<(3, 1), 256, 0>>>() t[0] -> t[2]
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const uint16_t *p0, uint16_t *o0, unsigned char *scratch, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const uint16_t *__restrict__ p0, uint16_t *__restrict__ o0, unsigned char *scratch, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int j0 = (int)blockIdx.x * 16 + threadIdx.x % 16;
   const int deep = threadIdx.x / 16;
@@ -12,6 +12,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const uint16_t *p0
   for (int lane = 0; lane < 8; lane++) a4[lane] = 0;
   const int64_t from = (int64_t)1000 * chunk / 16, to = (int64_t)1000 * (chunk + 1) / 16;
   if (j0 < 12) {
+    #pragma unroll 4
     for (int r2 = from + deep; r2 < to; r2 += 16) {
       uint16_t x5[8];
       th_read(x5, p0 + r2 * 96 + q3);
@@ -34,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const uint16_t *p0
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const uint16_t *p0, uint16_t *o0, unsigned char *scratch, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const uint16_t *__restrict__ p0, uint16_t *__restrict__ o0, unsigned char *scratch, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int c = (int)blockIdx.x * 32 + threadIdx.x % 32;
   const int part = threadIdx.x / 32;

@@ -7,7 +7,7 @@
 //   scalars(1, 1, 1, 1, 1, 24, 6, 6, 0, 0, 0) t[2] -> t[4]
 //   th_kernel_0<<<(25, 1), 256, 0>>>() t[3, 4, 0] -> t[5]
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const int64_t *p0, const int64_t *p1, const float *p2, float *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const int64_t *__restrict__ p0, const int64_t *__restrict__ p1, const float *__restrict__ p2, float *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int i0 = (int)blockIdx.x * 256 + threadIdx.x;
   if (i0 < 6400) {

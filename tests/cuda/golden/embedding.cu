@@ -1,9 +1,9 @@
 // forward
 //   th_kernel_0<<<(13, 1), 256, 0>>>() t[1, 0] -> t[2]
 // backward
-//   th_kernel_1<<<(63, 1), 256, 0>>>() t[0, 1] -> t[2]
+//   th_kernel_1<<<(16, 1), 256, 0>>>() t[0, 1] -> t[2]
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, const int64_t *p1, float *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__restrict__ p0, const int64_t *__restrict__ p1, float *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int i0 = (int)blockIdx.x * 256 + threadIdx.x;
   if (i0 < 3168) {
@@ -27,11 +27,11 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, c
   if (th_bad) atomicOr(th_flags, th_bad);
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const int64_t *p0, const float *p1, float *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const int64_t *__restrict__ p0, const float *__restrict__ p1, float *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   __shared__ int64_t position[512], slice[512];
   __shared__ int warps[8];
-  const int64_t low = (int64_t)blockIdx.x * 16, high = low + 16 < 1000 ? low + 16 : 1000;
+  const int64_t low = (int64_t)blockIdx.x * 64, high = low + 64 < 1000 ? low + 64 : 1000;
   for (int64_t e = threadIdx.x; e < (high - low) * 96; e += 256) {
     const int64_t at = low + e / 96, rest = e % 96;
     o0[at * 96 + rest] = ((float)0.0000000000000000);

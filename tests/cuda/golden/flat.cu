@@ -1,7 +1,7 @@
 // forward
 //   th_kernel_0<<<(13, 1), 256, 0>>>() t[0, 1] -> t[2]
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, const float *p1, uint16_t *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__restrict__ p0, const float *__restrict__ p1, uint16_t *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int i0 = (int)blockIdx.x * 256 + threadIdx.x;
   if (i0 < 3200) {
@@ -21,8 +21,9 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, c
       const float v8 = (float)(v4 * v7);
       const float v10 = x9[lane];
       const float v11 = (float)(v8 * v10);
-      const float v12 = th_load_bf16(th_store_bf16((float)v11));
-      y0[lane] = th_store_bf16(v12);
+      const uint16_t b12 = th_store_bf16((float)v11);
+      const float v13 = th_load_bf16(b12);
+      y0[lane] = b12;
     }
     th_write(o0 + q1, y0);
   }

@@ -8,7 +8,7 @@
 //   th_kernel_5<<<(6, 10), 256, 0>>>() t[3] -> t[9]
 //   th_kernel_6<<<(24, 1), 256, 0>>>() t[3] -> t[9]
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, const float *p1, const float *p2, float *o0, float *o1, float *o2, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__restrict__ p0, const float *__restrict__ p1, const float *__restrict__ p2, float *__restrict__ o0, float *__restrict__ o1, float *__restrict__ o2, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int place = threadIdx.x % 32;
    {
@@ -16,9 +16,9 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, c
     const int row = block * 8 + threadIdx.x / 32;
     const bool live = row < 300;
     const int r0 = live ? row : 300 - 1;
-  float x2[6][4];
-  float x17[6][4];
-  float x20[6][4];
+    float x2[6][4];
+    float x15[6][4];
+    float x18[6][4];
     float a1 = 0;
     #pragma unroll
     for (int turn = 0; turn < 6; turn++) {
@@ -31,56 +31,56 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, c
         a1 += v3;
       }
     }
-    { const float w4 = __shfl_xor_sync(0xffffffffu, a1, 16); a1 += w4; }
-    { const float w4 = __shfl_xor_sync(0xffffffffu, a1, 8); a1 += w4; }
-    { const float w4 = __shfl_xor_sync(0xffffffffu, a1, 4); a1 += w4; }
-    { const float w4 = __shfl_xor_sync(0xffffffffu, a1, 2); a1 += w4; }
-    { const float w4 = __shfl_xor_sync(0xffffffffu, a1, 1); a1 += w4; }
-    const float v5 = (float)a1 / ((float)768.00000000000000);
-    float a6 = 0;
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 16); a1 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 8); a1 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 4); a1 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 2); a1 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 1); a1 += w; }
+    const float v4 = (float)a1 / ((float)768.00000000000000);
+    float a5 = 0;
     #pragma unroll
     for (int turn = 0; turn < 6; turn++) {
       const int j = turn * 32 + place;
       const int j_1 = (j) * 4;
       #pragma unroll
       for (int lane = 0; lane < 4; lane++) {
-        const float v7 = x2[turn][lane];
-        const float v8 = (float)(v7 - v5);
-        const float v9 = (float)(v8 * v8);
-        a6 += v9;
+        const float v6 = x2[turn][lane];
+        const float v7 = (float)(v6 - v4);
+        const float v8 = (float)(v7 * v7);
+        a5 += v8;
       }
     }
-    { const float w10 = __shfl_xor_sync(0xffffffffu, a6, 16); a6 += w10; }
-    { const float w10 = __shfl_xor_sync(0xffffffffu, a6, 8); a6 += w10; }
-    { const float w10 = __shfl_xor_sync(0xffffffffu, a6, 4); a6 += w10; }
-    { const float w10 = __shfl_xor_sync(0xffffffffu, a6, 2); a6 += w10; }
-    { const float w10 = __shfl_xor_sync(0xffffffffu, a6, 1); a6 += w10; }
-    const float v11 = (float)a6 / ((float)768.00000000000000);
-    const float v12 = (float)(v11 + ((float)1.0000000000000001e-05));
-    const float v13 = 1.0f / __builtin_sqrtf(v12);
+    { const float w = __shfl_xor_sync(0xffffffffu, a5, 16); a5 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a5, 8); a5 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a5, 4); a5 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a5, 2); a5 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a5, 1); a5 += w; }
+    const float v9 = (float)a5 / ((float)768.00000000000000);
+    const float v10 = (float)(v9 + ((float)1.0000000000000001e-05));
+    const float v11 = 1.0f / __builtin_sqrtf(v10);
     if (place == 0 && live) {
-      o0[r0] = v13;
+      o0[r0] = v11;
     }
     if (live) {
       #pragma unroll
       for (int turn = 0; turn < 6; turn++) {
         const int j = turn * 32 + place;
         const int j_1 = (j) * 4;
-        th_read(x17[turn], p1 + j_1);
-        th_read(x20[turn], p2 + j_1);
+        th_read(x15[turn], p1 + j_1);
+        th_read(x18[turn], p2 + j_1);
         float y1[4];
         float y2[4];
         #pragma unroll
         for (int lane = 0; lane < 4; lane++) {
-          const float v14 = x2[turn][lane];
-          const float v15 = (float)(v14 - v5);
-          const float v16 = (float)(v15 * v13);
-          const float v18 = x17[turn][lane];
-          const float v19 = (float)(v16 * v18);
-          const float v21 = x20[turn][lane];
-          const float v22 = (float)(v19 + v21);
-          y1[lane] = v16;
-          y2[lane] = v22;
+          const float v12 = x2[turn][lane];
+          const float v13 = (float)(v12 - v4);
+          const float v14 = (float)(v13 * v11);
+          const float v16 = x15[turn][lane];
+          const float v17 = (float)(v14 * v16);
+          const float v19 = x18[turn][lane];
+          const float v20 = (float)(v17 + v19);
+          y1[lane] = v14;
+          y2[lane] = v20;
         }
         th_write(o1 + r0 * 768 + j_1, y1);
         th_write(o2 + r0 * 768 + j_1, y2);
@@ -89,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, c
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *p0, float *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *__restrict__ p0, float *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int i0 = (int)blockIdx.x * 256 + threadIdx.x;
   if (i0 < 57600) {
@@ -107,7 +107,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *p0, f
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_2(const float *p0, const float *p1, const float *p2, const float *p3, float *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_2(const float *__restrict__ p0, const float *__restrict__ p1, const float *__restrict__ p2, const float *__restrict__ p3, float *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int place = threadIdx.x % 32;
    {
@@ -116,81 +116,66 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_2(const float *p0, c
     const bool live = row < 300;
     const int r0 = live ? row : 300 - 1;
     float a1 = 0;
+    float a2 = 0;
     #pragma unroll
     for (int turn = 0; turn < 6; turn++) {
       const int j = turn * 32 + place;
       const int j_1 = (j) * 4;
-      float x2[4];
-      th_read(x2, p0 + r0 * 768 + j_1);
-      float x4[4];
-      th_read(x4, p1 + j_1);
-      float x7[4];
-      th_read(x7, p2 + r0 * 768 + j_1);
+      float x3[4];
+      th_read(x3, p0 + r0 * 768 + j_1);
+      float x5[4];
+      th_read(x5, p1 + j_1);
+      float x8[4];
+      th_read(x8, p2 + r0 * 768 + j_1);
       #pragma unroll
       for (int lane = 0; lane < 4; lane++) {
-        const float v3 = x2[lane];
-        const float v5 = x4[lane];
-        const float v6 = (float)(v3 * v5);
-        const float v8 = x7[lane];
-        const float v9 = (float)(v6 * v8);
-        a1 += v9;
+        const float v4 = x3[lane];
+        const float v6 = x5[lane];
+        const float v7 = (float)(v4 * v6);
+        const float v9 = x8[lane];
+        const float v10 = (float)(v7 * v9);
+        a1 += v10;
+        a2 += v7;
       }
     }
-    { const float w10 = __shfl_xor_sync(0xffffffffu, a1, 16); a1 += w10; }
-    { const float w10 = __shfl_xor_sync(0xffffffffu, a1, 8); a1 += w10; }
-    { const float w10 = __shfl_xor_sync(0xffffffffu, a1, 4); a1 += w10; }
-    { const float w10 = __shfl_xor_sync(0xffffffffu, a1, 2); a1 += w10; }
-    { const float w10 = __shfl_xor_sync(0xffffffffu, a1, 1); a1 += w10; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 16); a1 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 8); a1 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 4); a1 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 2); a1 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 1); a1 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a2, 16); a2 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a2, 8); a2 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a2, 4); a2 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a2, 2); a2 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a2, 1); a2 += w; }
     const float v11 = (float)a1 / ((float)768.00000000000000);
-    float a12 = 0;
-    #pragma unroll
-    for (int turn = 0; turn < 6; turn++) {
-      const int j = turn * 32 + place;
-      const int j_1 = (j) * 4;
-      float x13[4];
-      th_read(x13, p0 + r0 * 768 + j_1);
-      float x15[4];
-      th_read(x15, p1 + j_1);
-      #pragma unroll
-      for (int lane = 0; lane < 4; lane++) {
-        const float v14 = x13[lane];
-        const float v16 = x15[lane];
-        const float v17 = (float)(v14 * v16);
-        a12 += v17;
-      }
-    }
-    { const float w18 = __shfl_xor_sync(0xffffffffu, a12, 16); a12 += w18; }
-    { const float w18 = __shfl_xor_sync(0xffffffffu, a12, 8); a12 += w18; }
-    { const float w18 = __shfl_xor_sync(0xffffffffu, a12, 4); a12 += w18; }
-    { const float w18 = __shfl_xor_sync(0xffffffffu, a12, 2); a12 += w18; }
-    { const float w18 = __shfl_xor_sync(0xffffffffu, a12, 1); a12 += w18; }
-    const float v19 = (float)a12 / ((float)768.00000000000000);
+    const float v12 = (float)a2 / ((float)768.00000000000000);
     if (live) {
       #pragma unroll
       for (int turn = 0; turn < 6; turn++) {
         const int j = turn * 32 + place;
         const int j_1 = (j) * 4;
-        float x20[4];
-        th_read(x20, p0 + r0 * 768 + j_1);
-        float x22[4];
-        th_read(x22, p1 + j_1);
-        float x25[4];
-        th_read(x25, p2 + r0 * 768 + j_1);
-        float x30[4];
-        th_read(x30, p3 + r0 * 768 + j_1);
+        float x13[4];
+        th_read(x13, p0 + r0 * 768 + j_1);
+        float x15[4];
+        th_read(x15, p1 + j_1);
+        float x18[4];
+        th_read(x18, p2 + r0 * 768 + j_1);
+        float x23[4];
+        th_read(x23, p3 + r0 * 768 + j_1);
         float y0[4];
         #pragma unroll
         for (int lane = 0; lane < 4; lane++) {
-          const float v21 = x20[lane];
-          const float v23 = x22[lane];
-          const float v24 = (float)(v21 * v23);
-          const float v26 = x25[lane];
-          const float v27 = (float)(v26 * v11);
-          const float v28 = (float)(v24 - v27);
-          const float v29 = (float)(v28 - v19);
-          const float v31 = x30[lane];
-          const float v32 = (float)(v29 * v31);
-          y0[lane] = v32;
+          const float v14 = x13[lane];
+          const float v16 = x15[lane];
+          const float v17 = (float)(v14 * v16);
+          const float v19 = x18[lane];
+          const float v20 = (float)(v19 * v11);
+          const float v21 = (float)(v17 - v20);
+          const float v22 = (float)(v21 - v12);
+          const float v24 = x23[lane];
+          const float v25 = (float)(v22 * v24);
+          y0[lane] = v25;
         }
         th_write(o0 + r0 * 768 + j_1, y0);
       }
@@ -198,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_2(const float *p0, c
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_3(const float *p0, const float *p1, float *o0, unsigned char *scratch, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_3(const float *__restrict__ p0, const float *__restrict__ p1, float *__restrict__ o0, unsigned char *scratch, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int j0 = (int)blockIdx.x * 32 + threadIdx.x % 32;
   const int deep = threadIdx.x / 32;
@@ -208,6 +193,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_3(const float *p0, c
   for (int lane = 0; lane < 4; lane++) a4[lane] = 0;
   const int64_t from = (int64_t)300 * chunk / 10, to = (int64_t)300 * (chunk + 1) / 10;
   if (j0 < 192) {
+    #pragma unroll 4
     for (int r2 = from + deep; r2 < to; r2 += 8) {
       float x5[4];
       th_read(x5, p0 + r2 * 768 + q3);
@@ -234,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_3(const float *p0, c
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_4(const float *p0, const float *p1, float *o0, unsigned char *scratch, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_4(const float *__restrict__ p0, const float *__restrict__ p1, float *__restrict__ o0, unsigned char *scratch, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int c = (int)blockIdx.x * 32 + threadIdx.x % 32;
   const int part = threadIdx.x / 32;
@@ -250,7 +236,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_4(const float *p0, c
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_5(const float *p0, float *o0, unsigned char *scratch, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_5(const float *__restrict__ p0, float *__restrict__ o0, unsigned char *scratch, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int j0 = (int)blockIdx.x * 32 + threadIdx.x % 32;
   const int deep = threadIdx.x / 32;
@@ -260,6 +246,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_5(const float *p0, f
   for (int lane = 0; lane < 4; lane++) a4[lane] = 0;
   const int64_t from = (int64_t)300 * chunk / 10, to = (int64_t)300 * (chunk + 1) / 10;
   if (j0 < 192) {
+    #pragma unroll 4
     for (int r2 = from + deep; r2 < to; r2 += 8) {
       float x5[4];
       th_read(x5, p0 + r2 * 768 + q3);
@@ -282,7 +269,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_5(const float *p0, f
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_6(const float *p0, float *o0, unsigned char *scratch, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_6(const float *__restrict__ p0, float *__restrict__ o0, unsigned char *scratch, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int c = (int)blockIdx.x * 32 + threadIdx.x % 32;
   const int part = threadIdx.x / 32;

@@ -1,7 +1,7 @@
 // forward
 //   th_kernel_0<<<(8, 1), 1024, 0>>>() t[0] -> t[1]
 
-extern "C" __global__ void __launch_bounds__(1024) th_kernel_0(const float *p0, float *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(1024) th_kernel_0(const float *__restrict__ p0, float *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int place = threadIdx.x;
    {
@@ -14,47 +14,51 @@ extern "C" __global__ void __launch_bounds__(1024) th_kernel_0(const float *p0, 
       enum { lane = 0 };
         a1 = TH_MAX(a1, s2);
     }
-    { const float w3 = __shfl_xor_sync(0xffffffffu, a1, 16); a1 = TH_MAX(a1, w3); }
-    { const float w3 = __shfl_xor_sync(0xffffffffu, a1, 8); a1 = TH_MAX(a1, w3); }
-    { const float w3 = __shfl_xor_sync(0xffffffffu, a1, 4); a1 = TH_MAX(a1, w3); }
-    { const float w3 = __shfl_xor_sync(0xffffffffu, a1, 2); a1 = TH_MAX(a1, w3); }
-    { const float w3 = __shfl_xor_sync(0xffffffffu, a1, 1); a1 = TH_MAX(a1, w3); }
-    __shared__ float h4[32];
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 16); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 8); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 4); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 2); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 1); a1 = TH_MAX(a1, w); }
+    __shared__ float h3[32];
     __syncthreads();
-    if (threadIdx.x % 32 == 0) h4[threadIdx.x / 32] = a1;
+    if (threadIdx.x % 32 == 0) {
+      h3[threadIdx.x / 32] = a1;
+    }
     __syncthreads();
     a1 = -INFINITY;
     #pragma unroll
-    for (int k = 0; k < 32; k++) { const float w3 = h4[threadIdx.x / 1024 * 32 + k]; a1 = TH_MAX(a1, w3); }
-    float a5 = 0;
+    for (int k = 0; k < 32; k++) { const float w = h3[threadIdx.x / 1024 * 32 + k]; a1 = TH_MAX(a1, w); }
+    float a4 = 0;
     for (int j = place; j < 50257; j += 1024) {
       const int j_1 = (j);
-      const float s6 = p0[r0 * 50257 + j_1];
-      const float v7 = (float)(s6 - a1);
-      const float v8 = th_expf(v7);
+      const float s5 = p0[r0 * 50257 + j_1];
+      const float v6 = (float)(s5 - a1);
+      const float v7 = th_expf(v6);
       enum { lane = 0 };
-        a5 += v8;
+        a4 += v7;
     }
-    { const float w9 = __shfl_xor_sync(0xffffffffu, a5, 16); a5 += w9; }
-    { const float w9 = __shfl_xor_sync(0xffffffffu, a5, 8); a5 += w9; }
-    { const float w9 = __shfl_xor_sync(0xffffffffu, a5, 4); a5 += w9; }
-    { const float w9 = __shfl_xor_sync(0xffffffffu, a5, 2); a5 += w9; }
-    { const float w9 = __shfl_xor_sync(0xffffffffu, a5, 1); a5 += w9; }
-    __shared__ float h10[32];
+    { const float w = __shfl_xor_sync(0xffffffffu, a4, 16); a4 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a4, 8); a4 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a4, 4); a4 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a4, 2); a4 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a4, 1); a4 += w; }
+    __shared__ float h8[32];
     __syncthreads();
-    if (threadIdx.x % 32 == 0) h10[threadIdx.x / 32] = a5;
+    if (threadIdx.x % 32 == 0) {
+      h8[threadIdx.x / 32] = a4;
+    }
     __syncthreads();
-    a5 = 0;
+    a4 = 0;
     #pragma unroll
-    for (int k = 0; k < 32; k++) { const float w9 = h10[threadIdx.x / 1024 * 32 + k]; a5 += w9; }
-    const float v11 = th_logf(a5);
+    for (int k = 0; k < 32; k++) { const float w = h8[threadIdx.x / 1024 * 32 + k]; a4 += w; }
+    const float v9 = th_logf(a4);
     for (int j = place; j < 50257; j += 1024) {
       const int j_1 = (j);
-      const float s12 = p0[r0 * 50257 + j_1];
-      const float v13 = (float)(s12 - a1);
-      const float v14 = (float)(v13 - v11);
+      const float s10 = p0[r0 * 50257 + j_1];
+      const float v11 = (float)(s10 - a1);
+      const float v12 = (float)(v11 - v9);
       enum { lane = 0 };
-        o0[r0 * 50257 + j_1] = v14;
+        o0[r0 * 50257 + j_1] = v12;
     }
   }
 }

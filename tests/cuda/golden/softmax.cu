@@ -1,7 +1,7 @@
 // forward
 //   th_kernel_0<<<(1, 1), 256, 0>>>() t[0] -> t[1]
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const uint16_t *p0, uint16_t *o0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const uint16_t *__restrict__ p0, uint16_t *__restrict__ o0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int place = threadIdx.x % 32;
    {
@@ -9,7 +9,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const uint16_t *p0
     const int row = block * 8 + threadIdx.x / 32;
     const bool live = row < 8;
     const int r0 = live ? row : 8 - 1;
-  uint16_t x2[3][8];
+    uint16_t x2[3][8];
     float a1 = -INFINITY;
     #pragma unroll
     for (int turn = 0; turn < 3; turn++) {
@@ -23,30 +23,30 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const uint16_t *p0
         a1 = TH_MAX(a1, v4);
       }
     }
-    { const float w5 = __shfl_xor_sync(0xffffffffu, a1, 16); a1 = TH_MAX(a1, w5); }
-    { const float w5 = __shfl_xor_sync(0xffffffffu, a1, 8); a1 = TH_MAX(a1, w5); }
-    { const float w5 = __shfl_xor_sync(0xffffffffu, a1, 4); a1 = TH_MAX(a1, w5); }
-    { const float w5 = __shfl_xor_sync(0xffffffffu, a1, 2); a1 = TH_MAX(a1, w5); }
-    { const float w5 = __shfl_xor_sync(0xffffffffu, a1, 1); a1 = TH_MAX(a1, w5); }
-    float a6 = 0;
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 16); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 8); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 4); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 2); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 1); a1 = TH_MAX(a1, w); }
+    float a5 = 0;
     #pragma unroll
     for (int turn = 0; turn < 3; turn++) {
       const int j = turn * 32 + place;
       const int j_1 = (j) * 8;
       #pragma unroll
       for (int lane = 0; lane < 8; lane++) {
-        const float v7 = th_load_bf16(x2[turn][lane]);
-        const float v8 = (float)v7;
-        const float v9 = (float)(v8 - a1);
-        const float v10 = th_expf(v9);
-        a6 += v10;
+        const float v6 = th_load_bf16(x2[turn][lane]);
+        const float v7 = (float)v6;
+        const float v8 = (float)(v7 - a1);
+        const float v9 = th_expf(v8);
+        a5 += v9;
       }
     }
-    { const float w11 = __shfl_xor_sync(0xffffffffu, a6, 16); a6 += w11; }
-    { const float w11 = __shfl_xor_sync(0xffffffffu, a6, 8); a6 += w11; }
-    { const float w11 = __shfl_xor_sync(0xffffffffu, a6, 4); a6 += w11; }
-    { const float w11 = __shfl_xor_sync(0xffffffffu, a6, 2); a6 += w11; }
-    { const float w11 = __shfl_xor_sync(0xffffffffu, a6, 1); a6 += w11; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a5, 16); a5 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a5, 8); a5 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a5, 4); a5 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a5, 2); a5 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a5, 1); a5 += w; }
     if (live) {
       #pragma unroll
       for (int turn = 0; turn < 3; turn++) {
@@ -55,13 +55,14 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const uint16_t *p0
         uint16_t y0[8];
         #pragma unroll
         for (int lane = 0; lane < 8; lane++) {
-          const float v12 = th_load_bf16(x2[turn][lane]);
-          const float v13 = (float)v12;
-          const float v14 = (float)(v13 - a1);
-          const float v15 = th_expf(v14);
-          const float v16 = (float)v15 / a6;
-          const float v17 = th_load_bf16(th_store_bf16((float)v16));
-          y0[lane] = th_store_bf16(v17);
+          const float v10 = th_load_bf16(x2[turn][lane]);
+          const float v11 = (float)v10;
+          const float v12 = (float)(v11 - a1);
+          const float v13 = th_expf(v12);
+          const float v14 = (float)v13 / a5;
+          const uint16_t b15 = th_store_bf16((float)v14);
+          const float v16 = th_load_bf16(b15);
+          y0[lane] = b15;
         }
         th_write(o0 + r0 * 768 + j_1, y0);
       }

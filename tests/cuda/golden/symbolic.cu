@@ -3,7 +3,7 @@
 //   th_kernel_1<<<(((s1 + 31) / 32), 528), 256, 0>>>(s0, s1) t[2] -> t[5]
 //   th_kernel_2<<<(((s1 + 31) / 32), 1), 256, 0>>>(s1) t[2] -> t[5]
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, float *o0, int64_t n0, int64_t n1, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__restrict__ p0, float *__restrict__ o0, int64_t n0, int64_t n1, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int place = threadIdx.x;
    {
@@ -16,52 +16,56 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *p0, f
       enum { lane = 0 };
         a1 = TH_MAX(a1, s2);
     }
-    { const float w3 = __shfl_xor_sync(0xffffffffu, a1, 16); a1 = TH_MAX(a1, w3); }
-    { const float w3 = __shfl_xor_sync(0xffffffffu, a1, 8); a1 = TH_MAX(a1, w3); }
-    { const float w3 = __shfl_xor_sync(0xffffffffu, a1, 4); a1 = TH_MAX(a1, w3); }
-    { const float w3 = __shfl_xor_sync(0xffffffffu, a1, 2); a1 = TH_MAX(a1, w3); }
-    { const float w3 = __shfl_xor_sync(0xffffffffu, a1, 1); a1 = TH_MAX(a1, w3); }
-    __shared__ float h4[8];
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 16); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 8); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 4); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 2); a1 = TH_MAX(a1, w); }
+    { const float w = __shfl_xor_sync(0xffffffffu, a1, 1); a1 = TH_MAX(a1, w); }
+    __shared__ float h3[8];
     __syncthreads();
-    if (threadIdx.x % 32 == 0) h4[threadIdx.x / 32] = a1;
+    if (threadIdx.x % 32 == 0) {
+      h3[threadIdx.x / 32] = a1;
+    }
     __syncthreads();
     a1 = -INFINITY;
     #pragma unroll
-    for (int k = 0; k < 8; k++) { const float w3 = h4[threadIdx.x / 256 * 8 + k]; a1 = TH_MAX(a1, w3); }
-    float a5 = 0;
+    for (int k = 0; k < 8; k++) { const float w = h3[threadIdx.x / 256 * 8 + k]; a1 = TH_MAX(a1, w); }
+    float a4 = 0;
     for (int64_t j = place; j < n1; j += 256) {
       const int64_t j_1 = (j);
-      const float s6 = p0[r0 * n1 + j_1];
-      const float v7 = (float)(s6 - a1);
-      const float v8 = th_expf(v7);
+      const float s5 = p0[r0 * n1 + j_1];
+      const float v6 = (float)(s5 - a1);
+      const float v7 = th_expf(v6);
       enum { lane = 0 };
-        a5 += v8;
+        a4 += v7;
     }
-    { const float w9 = __shfl_xor_sync(0xffffffffu, a5, 16); a5 += w9; }
-    { const float w9 = __shfl_xor_sync(0xffffffffu, a5, 8); a5 += w9; }
-    { const float w9 = __shfl_xor_sync(0xffffffffu, a5, 4); a5 += w9; }
-    { const float w9 = __shfl_xor_sync(0xffffffffu, a5, 2); a5 += w9; }
-    { const float w9 = __shfl_xor_sync(0xffffffffu, a5, 1); a5 += w9; }
-    __shared__ float h10[8];
+    { const float w = __shfl_xor_sync(0xffffffffu, a4, 16); a4 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a4, 8); a4 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a4, 4); a4 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a4, 2); a4 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a4, 1); a4 += w; }
+    __shared__ float h8[8];
     __syncthreads();
-    if (threadIdx.x % 32 == 0) h10[threadIdx.x / 32] = a5;
+    if (threadIdx.x % 32 == 0) {
+      h8[threadIdx.x / 32] = a4;
+    }
     __syncthreads();
-    a5 = 0;
+    a4 = 0;
     #pragma unroll
-    for (int k = 0; k < 8; k++) { const float w9 = h10[threadIdx.x / 256 * 8 + k]; a5 += w9; }
+    for (int k = 0; k < 8; k++) { const float w = h8[threadIdx.x / 256 * 8 + k]; a4 += w; }
     for (int64_t j = place; j < n1; j += 256) {
       const int64_t j_1 = (j);
-      const float s11 = p0[r0 * n1 + j_1];
-      const float v12 = (float)(s11 - a1);
-      const float v13 = th_expf(v12);
-      const float v14 = (float)v13 / a5;
+      const float s9 = p0[r0 * n1 + j_1];
+      const float v10 = (float)(s9 - a1);
+      const float v11 = th_expf(v10);
+      const float v12 = (float)v11 / a4;
       enum { lane = 0 };
-        o0[r0 * n1 + j_1] = v14;
+        o0[r0 * n1 + j_1] = v12;
     }
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *p0, float *o0, unsigned char *scratch, int64_t n0, int64_t n1, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *__restrict__ p0, float *__restrict__ o0, unsigned char *scratch, int64_t n0, int64_t n1, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int64_t j0 = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
   const int deep = threadIdx.x / 32;
@@ -70,6 +74,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *p0, f
   for (int lane = 0; lane < 1; lane++) a3[lane] = 0;
   const int64_t from = (int64_t)n0 * chunk / 528, to = (int64_t)n0 * (chunk + 1) / 528;
   if (j0 < n1) {
+    #pragma unroll 4
     for (int64_t r2 = from + deep; r2 < to; r2 += 8) {
       const float s4 = p0[r2 * n1 + j0];
       enum { lane = 0 };
@@ -88,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *p0, f
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) th_kernel_2(const float *p0, float *o0, unsigned char *scratch, int64_t n0, unsigned *th_flags) {
+extern "C" __global__ void __launch_bounds__(256) th_kernel_2(const float *__restrict__ p0, float *__restrict__ o0, unsigned char *scratch, int64_t n0, unsigned *th_flags) {
   unsigned th_bad = 0;
   const int64_t c = (int64_t)blockIdx.x * 32 + threadIdx.x % 32;
   const int part = threadIdx.x / 32;
