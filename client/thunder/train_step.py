@@ -74,6 +74,58 @@ class _Compiled:
                     yield float(one)
 
 
+class _Bound:
+    """An update's plan with its inputs in place, kept for the next call. Binding hundreds of parameters and states takes longer than
+    launching a plan on a GPU; seeing that they are still the same objects does not. What differs at each call stays open: the batch,
+    the seed, the optimizer's numbers."""
+
+    def __init__(self, region, plan, used, params, arguments, inputs):
+        self.region, self.plan, self.used, self.params = region, plan, used, [p for p, _ in params]
+        self.kept = {i for i, _ in region.params}
+        self.seen = self.identity(arguments)
+        self.inputs = [None] * len(inputs)  # no reference to a batch
+        self.batch, self.seeds, self.offsets, self.numbers, at = [], [], [], [], 0
+        for position, kind in enumerate(plan.input_kinds):
+            if kind == wire.INPUT_SEED:
+                self.seeds.append(position)
+            elif kind == wire.INPUT_OFFSET:
+                self.offsets.append(position)
+            elif kind == wire.INPUT_HYPER:
+                self.numbers.append(position)
+            elif kind == wire.INPUT_STATE:
+                self.inputs[position] = inputs[position]
+            else:
+                if at < len(arguments) and at not in self.kept:
+                    self.batch.append((position, at))
+                else:
+                    self.inputs[position] = inputs[position]
+                at += 1
+
+    def identity(self, arguments):
+        """Everything that the binding came from: equal lists say that it holds. The objects are alive, as the inputs hold them."""
+        step = self.region.step
+        state, groups = step.optimizer.state, step.optimizer.param_groups
+        states = [id(t) for p in self.params for t in state.get(p, {}).values()]
+        return [id(arguments[i]) for i in self.kept], states, [len(g["params"]) for g in groups], step.known.flags(self.used), step.clip is not None
+
+    def fits(self, arguments):
+        return self.seen == self.identity(arguments)
+
+    def bind(self, arguments, numbers, where):
+        inputs = self.inputs.copy()
+        for position, i in self.batch:
+            inputs[position] = arguments[i]
+        for position, number in zip(self.numbers, numbers):
+            inputs[position] = number
+        if self.seeds or self.offsets:
+            seed, offset = device.draw(where)
+            for position in self.seeds:
+                inputs[position] = seed
+            for position in self.offsets:
+                inputs[position] = offset
+        return inputs
+
+
 class _StepRegion:
     """One captured graph of the step, with a plan for each phase that was needed."""
 
@@ -89,7 +141,7 @@ class _StepRegion:
             p = problems[0]
             raise CompileError(f"{p.operator} cannot be compiled ({p.reason}); thunder.train_step needs the whole step", "UNIMPLEMENTED")
         self.constants = [tensor for _, tensor in self.exported.constants]
-        self.signature, self.plans, self.trained = None, {}, None
+        self.signature, self.plans, self.trained, self.bound = None, {}, None, None
 
     def check_hooks(self):
         """Gradients stay in the plan, and so does the optimizer's step: who asked to see them must not wait in vain."""
@@ -104,7 +156,7 @@ class _StepRegion:
 
     def prepare(self, arguments):
         self.check_hooks()
-        self.plans = {}
+        self.plans, self.bound = {}, None
         owners = {id(p): i for i, group in enumerate(self.step.optimizer.param_groups) for p in group["params"]}
         self.signature = s = Signature(self.layout, self.exported, [*arguments, *self.constants], True)
         if not s.differentiated:
@@ -155,6 +207,12 @@ class _StepRegion:
         self.arguments = arguments
         if phase != "accumulate":
             self.check_pending()
+        bound, numbers = self.bound, lambda used: [*step.known.numbers(used), *([float(step.clip)] if step.clip is not None else ()), scale]
+        if phase == "update" and bound is not None and bound.fits(arguments):
+            made = bound.plan.run_step(bound.bind(arguments, numbers(bound.used), self.where))
+            step.touched.clear()
+            return self.updated(made, bound.params)
+        self.bound = None
         owners = {id(p): i for i, group in enumerate(step.optimizer.param_groups) for p in group["params"]}
         used, groups = step.known.groups([(arguments[i], owners.get(id(arguments[i]), 0)) for i, _ in self.params])
         plan = self.plan(phase, used, groups)
@@ -165,7 +223,7 @@ class _StepRegion:
         known = step.known if update and step.known.kind != "none" else None
         made_now = [p for p, group in params if known and p not in step.optimizer.state]
         states = iter([t for p, group in params for t in known.state(p, group)] if known else ())
-        numbers = iter([*(known.numbers(used) if known else ()), *([float(step.clip)] if step.clip is not None else ()), scale])
+        numbers = iter(numbers(used) if known else [*([float(step.clip)] if step.clip is not None else ()), scale])
         inputs, seed = [], device.draw(self.where) if wire.INPUT_SEED in plan.input_kinds else None
         for kind in plan.input_kinds:
             inputs.append(seed[0] if kind == wire.INPUT_SEED else seed[1] if kind == wire.INPUT_OFFSET
@@ -181,6 +239,10 @@ class _StepRegion:
             step.touched.clear()
         else:
             step.touched.update(id(p) for p, _ in params)
+        if known and phase == "update" and step.accumulate == 1:
+            self.bound = _Bound(self, plan, used, params, arguments, inputs)
+        if known:
+            return self.updated(made, [p for p, _ in params], phase)
         n = 0 if phase == "flush" else len(self.signature.outputs)
         if update and step.clip is not None:
             step.grad_norm = made[n]
@@ -191,10 +253,14 @@ class _StepRegion:
             step.optimizer.step()
             for p, _ in params:
                 p.grad = None
-        elif update:
-            capture.mark_stepped(step.optimizer)
-            for p, _ in params:
-                torch.autograd.graph.increment_version(p)
+        return made
+
+    def updated(self, made, params, phase="update"):
+        """After a plan that holds the optimizer: what a step leaves besides new values."""
+        if self.step.clip is not None:
+            self.step.grad_norm = made[0 if phase == "flush" else len(self.signature.outputs)]
+        capture.mark_stepped(self.step.optimizer)
+        torch.autograd.graph.increment_version(params)
         return made
 
     def __call__(self, *arguments):

@@ -268,3 +268,50 @@ def test_more_results_than_a_kernel_has(kind):
         o.step()
         torch.testing.assert_close(step(x), loss.detach(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(other.w, model.w, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("change", ["load_state_dict", "lr", "betas", "clip", "state emptied", "weight_decay", "freeze", "parameter data", "group moved"])
+def test_what_changes_between_calls_counts(change):
+    """A step keeps its inputs in place from call to call: whatever a program may exchange is seen all the same."""
+    torch.manual_seed(3)
+    ours = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
+    theirs = copy.deepcopy(ours)
+    made = [torch.optim.AdamW([{"params": m[0].parameters()}, {"params": m[2].parameters(), "lr": 3e-2}], lr=1e-2, weight_decay=0.1) for m in (ours, theirs)]
+    step = thunder.train_step(ours, made[0], F.cross_entropy, clip_grad_norm=0.3)
+    clip = 0.3
+    saved = copy.deepcopy(made[0].state_dict())
+    for i in range(6):
+        if i == 2:
+            saved = copy.deepcopy(made[0].state_dict())
+        if i == 4:
+            for optimizer, model in zip(made, (ours, theirs)):
+                if change == "load_state_dict":
+                    optimizer.load_state_dict(copy.deepcopy(saved))
+                elif change == "lr":
+                    optimizer.param_groups[0]["lr"] = 0.2
+                elif change == "betas":
+                    optimizer.param_groups[1]["betas"] = (0.5, 0.6)
+                elif change == "state emptied":
+                    optimizer.state.clear()
+                elif change == "weight_decay":
+                    optimizer.param_groups[0]["weight_decay"] = 0
+                elif change == "freeze":
+                    model[0].weight.requires_grad_(False)
+                elif change == "parameter data":
+                    model[2].weight.data = model[2].weight.data.clone() + 1
+                elif change == "group moved":
+                    optimizer.param_groups[1]["params"].append(optimizer.param_groups[0]["params"].pop())
+            if change == "clip":
+                step.clip = clip = 0.01
+        x, y = torch.randn(5, 6), torch.randint(0, 4, (5,))
+        loss = step(x, y)
+        theirs.zero_grad()
+        expected = F.cross_entropy(theirs(x), y)
+        expected.backward()
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+        made[1].step()
+        torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(step.grad_norm, norm, rtol=1e-5, atol=1e-6)
+        for p, q in zip(ours.parameters(), theirs.parameters()):
+            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)

@@ -262,7 +262,7 @@ def test_an_index_out_of_range_is_said_later():
 
 def test_two_devices_are_refused():
     compiled = thunder.compile(lambda x, y: (x + 1, y * 2), fullgraph=True)
-    with pytest.raises(ValueError, match="input 1 is not on cuda"):
+    with pytest.raises(thunder.CompileError, match="tensor on cpu"):
         compiled(torch.randn(3).cuda(), torch.randn(3))
     if torch.cuda.device_count() > 1:
         torch._dynamo.reset()
