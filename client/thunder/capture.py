@@ -364,6 +364,20 @@ def makes_dropout(node):
     return given.get("training", given.get("train", True)) is True and p > 0 and not given.get("inplace", False)
 
 
+def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    """F.batch_norm by the operator whose writes to the running statistics are seen. On cuda PyTorch takes cuDNN's, which is decomposed
+    only after writes were made explicit: those would be lost."""
+    if training:
+        torch.nn.functional._verify_batch_size(x.size())
+    return torch.native_batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps)[0]
+
+
+_CALLED_AS = {  # functions of a TorchDynamo graph -> what is called in their place
+    torch.nn.functional.batch_norm: _batch_norm,
+    torch.batch_norm: lambda x, weight, bias, mean, var, training, momentum, eps, cudnn_enabled: _batch_norm(x, mean, var, weight, bias, training, momentum, eps),
+}
+
+
 class _Runner(torch.nn.Module):
     """Runs a TorchDynamo graph node by node, with regions as opaque calls; remembers where it was."""
 
@@ -385,6 +399,9 @@ class _Runner(torch.nn.Module):
                 if not state.grad and owner.mixed and node.op in ("call_function", "call_method"):
                     return owner.run_without_grad(self, node)
                 return self.run_alone(node)
+
+            def call_function(self, target, args, kwargs):
+                return super().call_function(_CALLED_AS.get(target, target), args, kwargs)
 
             def run_alone(self, node):
                 if node.op == "call_function" and node.target in (_autograd_function_apply, _tag_activation_checkpoint):
