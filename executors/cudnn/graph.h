@@ -12,7 +12,7 @@ cudnnBackendDescriptor_t th__cudnn_graph(th__cudnn_pool *pool, const th_cudnn_at
 /* The tensors that a plan of it wants pointers for. */
 bool th__cudnn_graph_uses(const th_cudnn_attention *a, th_cudnn_tensor tensor);
 
-/* Sets the bytes of a plan's JSON that cuDNN leaves to chance to 0, in place. */
+/* Sets the bytes of a plan's JSON that cuDNN leaves to chance to 0, in place. `a`: NULL where it is of no attention. */
 void th__cudnn_scrub(char *json, size_t size, const th_cudnn_attention *a);
 
 #endif

@@ -70,7 +70,7 @@ static void clear_parameters(const char *offsets, const char *end, uint8_t *byte
     if (pointer) size = 8;
     if (offset > n || size > n - offset) continue;
     if (pointer || value) memset(bytes + offset, 0, size);
-    else if (offset == behind_pointer && n - offset >= TENSOR_BYTES) clear_tail(bytes + offset, a);
+    else if (a && offset == behind_pointer && n - offset >= TENSOR_BYTES) clear_tail(bytes + offset, a);
     behind_pointer = pointer ? offset + 8 : SIZE_MAX;
   }
 }

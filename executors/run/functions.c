@@ -8,6 +8,7 @@ static const struct { const char *name; th_library_fn fn; } all[] = {
     {"attention", th_lib_attention}, {"attention_backward", th_lib_attention_backward},
     {"cublaslt.matmul", th_lib_cublaslt_matmul},
     {"cudnn.attention", th_lib_cudnn_attention}, {"cudnn.attention_backward", th_lib_cudnn_attention_backward},
+    {"cudnn.conv", th_lib_cudnn_conv}, {"cudnn.conv_grad_x", th_lib_cudnn_conv_grad_x}, {"cudnn.conv_grad_w", th_lib_cudnn_conv_grad_w},
 };
 static struct { const char *name; th_library_fn fn; } added[16];
 static _Atomic unsigned n_added;

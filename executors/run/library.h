@@ -13,6 +13,8 @@
  *                wider than the operands (bf16 in, f32 out). Further operands and results as the epilogue says
  *   cudnn.attention, cudnn.attention_backward   as attention; f16, bf16; log-sum-exp in f32; blob: the plan, or none; scratch as
  *                th_cudnn_scratch_bytes says. Once for each attention before a graph is captured (executors/cudnn/plan.h)
+ *   cudnn.conv, cudnn.conv_grad_x, cudnn.conv_grad_w   as conv, then whether TF32 is allowed; f32, f16, bf16, up to three spatial dimensions;
+ *                channels-last or not, as the views say; blob: the plan, or none; scratch as th_cudnn_conv_scratch_limit says (executors/cudnn/conv.h)
  * Threads: thread-safe. */
 #ifndef THUNDER_EXECUTORS_RUN_LIBRARY_H
 #define THUNDER_EXECUTORS_RUN_LIBRARY_H
@@ -81,6 +83,9 @@ th_status th_lib_attention_backward(const th_library_args *args);
 th_status th_lib_cublaslt_matmul(const th_library_args *args);          /* cublaslt/matmul.c */
 th_status th_lib_cudnn_attention(const th_library_args *args);          /* cudnn/attention.c */
 th_status th_lib_cudnn_attention_backward(const th_library_args *args);
+th_status th_lib_cudnn_conv(const th_library_args *args);               /* cudnn/conv.c */
+th_status th_lib_cudnn_conv_grad_x(const th_library_args *args);
+th_status th_lib_cudnn_conv_grad_w(const th_library_args *args);
 
 /* Copies elements of `from` to `to` (equal dims; dtypes equal, or both floats of f32, bf16, f64). */
 void th_view_copy(const th_view *from, const th_view *to, int32_t threads);

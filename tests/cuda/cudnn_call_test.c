@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "executors/cudnn/plan.h"
+#include "executors/cudnn/conv.h"
 #include "executors/run/library.h"
 #include "tests/cuda/fake_cudnn.h"
 
@@ -162,6 +162,69 @@ static void blobs(void) {
   free(bytes);
 }
 
+/* Convolutions over (2, 8, 6, 6) with 16 filters of 3x3, channels-last. */
+static void convolutions(void) {
+  static const int64_t ints[] = {2, 1, 1, 1, 1, 1, 1, 1, 0}, dims[3][4] = {{2, 8, 6, 6}, {16, 8, 3, 3}, {2, 16, 6, 6}};
+  static th_status (*const functions[])(const th_library_args *args) = {th_lib_cudnn_conv, th_lib_cudnn_conv_grad_x, th_lib_cudnn_conv_grad_w};
+  static const int order[3][3] = {{0, 1, 2}, {2, 1, 0}, {0, 2, 1}}; /* operands, result */
+  th_view views[3];
+  const int64_t *d[3], *s[3];
+  for (int t = 0; t < 3; t++) {
+    views[t] = (th_view){.data = (void *)(uintptr_t)(0x1000 * (t + 1)), .dtype = TH_DTYPE_bf16, .rank = 4};
+    memcpy(views[t].dims, dims[t], sizeof dims[t]);
+    memcpy(views[t].strides, (int64_t[4]){dims[t][1] * dims[t][2] * dims[t][3], 1, dims[t][3] * dims[t][1], dims[t][1]}, 4 * sizeof(int64_t));
+    d[t] = views[t].dims, s[t] = views[t].strides;
+  }
+  for (int kind = 0; kind < 3; kind++) {
+    th_library_state *state = NULL;
+    th_view in[2] = {views[order[kind][0]], views[order[kind][1]]};
+    th_library_args args = {.operands = in, .results = &views[order[kind][2]], .n_operands = 2, .n_results = 1, .n_ints = 9, .ints = ints, .alpha = 1, .stream = (void *)0x70,
+                            .scratch = (void *)0x100000, .scratch_bytes = 1 << 20, .state = &state, .capturing = true};
+    fake->workspace_wanted = 1000;
+    STATUS(FAILED_PRECONDITION, "while a CUDA graph is captured", functions[kind](&args));
+    args.capturing = false;
+    int made = fake->plans_made, packs = fake->packs, was_read = fake->plans_read;
+    STATUS(OK, "", functions[kind](&args));
+    args.capturing = true;
+    STATUS(OK, "", functions[kind](&args));
+    EXPECT(fake->plans_made == made + 1 && fake->packs == packs + 1 && fake->n == 3 && fake->workspace == (void *)0x100000);
+    for (int t = 0; t < 3; t++) EXPECT(given(t + 1) == views[t].data);
+    args.scratch_bytes = 1000; /* below a multiple of 256 */
+    STATUS(RESOURCE_EXHAUSTED, "1024 bytes of scratch and has 1000", functions[kind](&args));
+    args.scratch_bytes = 1 << 20;
+    in[0].data = (void *)0x1008;
+    STATUS(INVALID_ARGUMENT, "multiple of 16", functions[kind](&args));
+    in[0].data = views[order[kind][0]].data;
+    in[0].dtype = TH_DTYPE_f32;
+    STATUS(INVALID_ARGUMENT, "dtypes", functions[kind](&args));
+    in[0].dtype = TH_DTYPE_bf16;
+    args.capturing = false;
+    in[1].dims[0]++;
+    STATUS(INVALID_ARGUMENT, "do not fit", functions[kind](&args));
+    in[1].dims[0]--;
+    drop(&state);
+    EXPECT(fake->alive == 0);
+    /* with a plan that was brought */
+    th_cudnn_conv c = {.dtype = TH_DTYPE_bf16, .kind = (th_cudnn_conv_kind)kind};
+    uint8_t *bytes;
+    size_t size;
+    EXPECT(th_cudnn_conv_make(&c, 2, ints + 1, 1, d, s));
+    STATUS(OK, "", th_cudnn_conv_prepare(&c, "{}", &bytes, &size));
+    made = fake->plans_made;
+    args.blob = bytes;
+    args.blob_size = size;
+    STATUS(OK, "", functions[kind](&args));
+    EXPECT(fake->plans_made == made && fake->plans_read == was_read + 1);
+    drop(&state);
+    fake->workspace_wanted = 1 << 30; /* no plan keeps to the limit */
+    args.blob = NULL;
+    STATUS(UNIMPLEMENTED, "4194304 are allowed", functions[kind](&args));
+    drop(&state);
+    EXPECT(fake->alive == 0);
+    free(bytes);
+  }
+}
+
 int main(void) {
   const char *build = getenv("THUNDER_BUILD_DIR");
   char folder[2048];
@@ -178,5 +241,6 @@ int main(void) {
   forward();
   backward();
   blobs();
+  convolutions();
   return failures != 0;
 }
