@@ -67,6 +67,11 @@ struct th_executor {
   /* May operand `operand` of the library op be read as it lies with `strides`? NULL: anything goes. */
   bool (*library_takes)(const th_trace *trace, const th_op *op, uint32_t operand, const th_dim *strides);
 
+  /* The strides of a library op. `operands[k]`: how operand k lies; the executor sets others where it wants a copy made before. `results[k]`: how
+   * it is asked for, NULL: nobody asks; set to how the call writes it. Dims as the op says; context memory. false: library_takes, and results as
+   * asked, else row-major. NULL: never. */
+  bool (*lay)(const th_options *options, const th_trace *trace, const th_op *op, const th_dim **operands, const th_dim **results);
+
   /* Can the prim stand in a fusion of this executor at all? */
   bool (*fusible)(const th_options *options, const th_trace *trace, const th_op *op);
   /* Can the ops of `ops` (graph 0, in order) be one kernel? Called while regions grow: keep it cheap. */

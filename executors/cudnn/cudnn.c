@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "executors/cudnn/plan.h"
+#include "executors/cudnn/conv.h"
 #include "ir/base/log.h"
 #include "ir/passes/plan.h"
 
@@ -159,6 +159,100 @@ static bool library_takes(const th_trace *t, const th_op *op, uint32_t operand, 
   return th_dim_is(t->context, strides[type->rank - 1], 1) || th_dim_is(t->context, type->dims[type->rank - 1], 1);
 }
 
+/* ---- convolutions ---- */
+
+/* The prim in a library op's body; NULL where it is no convolution. */
+static const th_op *conv_in(const th_trace *t, const th_op *op) {
+  const th_op *inner = t->graphs[th_attr_get(op, "body")->graph]->ops[0];
+  return inner->kind == TH_OP_conv || inner->kind == TH_OP_conv_grad_x || inner->kind == TH_OP_conv_grad_w ? inner : NULL;
+}
+
+static th_cudnn_conv_kind kind_of(th_op_kind kind) { return kind == TH_OP_conv ? TH_CUDNN_CONV : kind == TH_OP_conv_grad_x ? TH_CUDNN_CONV_GRAD_X : TH_CUDNN_CONV_GRAD_W; }
+
+/* (N, C, …) in the order N, …, C; `v`'s type. */
+static const th_dim *channels_last(th_context *c, const th_type *type) {
+  th_dim *out = TH_ARENA_ARRAY(th_context_arena(c), th_dim, type->rank), n = type->dims[1];
+  out[1] = th_dim_const(c, 1);
+  for (uint32_t i = type->rank; i-- > 0;)
+    if (i != 1) out[i] = n, n = th_dim_mul(c, n, type->dims[i]);
+  return out;
+}
+
+/* The convolution `prim` of values that are `operands` and `result` in `t`; `laid`: as they lie there, else row-major. */
+static bool describe_conv(const th_options *options, const th_trace *t, const th_op *prim, const th_value *operands, th_value result, bool laid, th_cudnn_conv *out) {
+  static const char *const lists[] = {"stride", "padding", "dilation"};
+  th_context *c = t->context;
+  th_cudnn_conv_kind kind = kind_of(prim->kind);
+  th_value values[TH_CUDNN_CONV_TENSORS] = {kind == TH_CUDNN_CONV_GRAD_X ? result : operands[0], kind == TH_CUDNN_CONV_GRAD_W ? result : operands[1],
+                                            kind == TH_CUDNN_CONV ? result : operands[kind == TH_CUDNN_CONV_GRAD_W]};
+  int64_t numbers[9], groups, dims[TH_CUDNN_CONV_TENSORS][TH_CUDNN_CONV_RANK], strides[TH_CUDNN_CONV_TENSORS][TH_CUDNN_CONV_RANK];
+  const int64_t *d[TH_CUDNN_CONV_TENSORS] = {dims[0], dims[1], dims[2]}, *s[TH_CUDNN_CONV_TENSORS] = {strides[0], strides[1], strides[2]};
+  uint32_t n = th_attr_get(prim, "stride")->count;
+  if (n < 1 || n > 3 || !constant(c, th_attr_get(prim, "groups")->i, &groups)) return false;
+  for (uint32_t k = 0; k < 3; k++)
+    for (uint32_t i = 0; i < n; i++)
+      if (!constant(c, th_attr_get(prim, lists[k])->ints[i], &numbers[k * n + i])) return false;
+  for (int k = 0; k < TH_CUDNN_CONV_TENSORS; k++) {
+    const th_type *type = th_type_of(t, values[k]);
+    const th_dim *lie = laid ? t->values[values[k]].strides : th_contiguous_strides(c, type->dims, type->rank);
+    if (type->dtype != th_type_of(t, result)->dtype || type->rank != n + 2) return false;
+    for (uint32_t i = 0; i < n + 2; i++)
+      if (!constant(c, type->dims[i], &dims[k][i]) || !constant(c, lie[i], &strides[k][i])) return false;
+  }
+  *out = (th_cudnn_conv){.dtype = th_type_of(t, result)->dtype, .kind = kind, .tf32 = options->tf32, .deterministic = options->deterministic};
+  return th_cudnn_conv_make(out, n, numbers, groups, d, s);
+}
+
+static th_dim *append(th_dim *at, const th_attr *a) {
+  for (uint32_t i = 0; i < a->count; i++) *at++ = a->ints[i];
+  return at;
+}
+
+/* The ints stand in executors/run/library.h. */
+static bool library(const th_options *options, const th_trace *t, const th_op *op, th_library_call *out) {
+  static const char *const functions[] = {"cudnn.conv", "cudnn.conv_grad_x", "cudnn.conv_grad_w"};
+  th_context *c = t->context;
+  th_cudnn_conv conv;
+  if ((op->kind != TH_OP_conv && op->kind != TH_OP_conv_grad_x && op->kind != TH_OP_conv_grad_w) || !version_of(options)) return false;
+  if (!describe_conv(options, t, op, op->operands, op->result, false, &conv)) return false;
+  th_status status = th_cudnn_conv_check(&conv);
+  if (status) {
+    th_status_free(status);
+    return false;
+  }
+  th_dim *ints = TH_ARENA_ARRAY(th_context_arena(c), th_dim, 3 + 3 * 3), *at = ints;
+  *at++ = th_dim_const(c, th_attr_get(op, "stride")->count);
+  at = append(append(append(at, th_attr_get(op, "stride")), th_attr_get(op, "padding")), th_attr_get(op, "dilation"));
+  *at++ = th_attr_get(op, "groups")->i;
+  *at++ = th_dim_const(c, conv.tf32);
+  *out = (th_library_call){.function = functions[conv.kind], .ints = ints, .n_ints = (uint32_t)(at - ints), .alpha = 1, .beta = 0};
+  return true;
+}
+
+static bool is_channels_last(const th_options *options, const th_trace *t, const th_op *op) {
+  th_dtype d = th_type_of(t, op->result)->dtype;
+  return (op->kind == TH_OP_conv || op->kind == TH_OP_conv_grad_x || op->kind == TH_OP_conv_grad_w) && th_type_of(t, op->result)->rank >= 4 && (d != TH_DTYPE_f32 || options->tf32);
+}
+
+/* All tensors of a convolution lie in one order: channels last where tensor cores compute (cuDNN has no others for them, and turns
+ * what lies otherwise around), else as the larger operand does. */
+static bool lay(const th_options *options, const th_trace *t, const th_op *op, const th_dim **operands, const th_dim **results) {
+  const th_op *prim = conv_in(t, op);
+  th_context *c = t->context;
+  if (!prim) return false;
+  const th_type *first = th_type_of(t, op->operands[0]);
+  bool last = is_channels_last(options, t, prim);
+  if (!last) last = th_strides_equal(c, first->dims, first->rank, operands[0], channels_last(c, first)) && !th_strides_contiguous(c, first, operands[0]);
+  for (uint32_t k = 0; k < 3; k++) {
+    const th_type *type = th_type_of(t, k < 2 ? op->operands[k] : op->result);
+    const th_dim *strides = last ? channels_last(c, type) : th_contiguous_strides(c, type->dims, type->rank);
+    *(k < 2 ? &operands[k] : &results[0]) = strides;
+  }
+  return true;
+}
+
+/* ---- calls ---- */
+
 static bool describe_call(const th_options *options, const th_trace *t, const th_op *op, th_cudnn_attention *out) {
   int64_t causal = 0;
   bool backward = !strcmp(th_attr_get(op, "function")->s, "cudnn.attention_backward");
@@ -166,8 +260,14 @@ static bool describe_call(const th_options *options, const th_trace *t, const th
   return describe(options, t, op, backward, causal != 0, true, out);
 }
 
+static bool describe_conv_call(const th_options *options, const th_trace *t, const th_op *op, th_cudnn_conv *out) {
+  return describe_conv(options, t, conv_in(t, op), op->operands, op->result, true, out);
+}
+
 static th_dim scratch(const th_options *options, const th_trace *t, const th_op *op) {
   th_cudnn_attention a;
+  th_cudnn_conv conv;
+  if (conv_in(t, op)) return th_dim_const(t->context, describe_conv_call(options, t, op, &conv) ? (int64_t)th_cudnn_conv_scratch_limit(&conv) : 0);
   if (!describe_call(options, t, op, &a)) return th_dim_const(t->context, 0);
   return th_dim_const(t->context, (int64_t)th_cudnn_scratch_bytes(&a, -1));
 }
@@ -175,13 +275,15 @@ static th_dim scratch(const th_options *options, const th_trace *t, const th_op 
 /* The plan; none (the rank makes it) where this machine has no cuDNN of the rank's version. */
 static th_status prepare(const th_options *options, const th_trace *t, const th_op *op, th_arena *arena, th_binary *out, const char **out_kind) {
   th_cudnn_attention a;
+  th_cudnn_conv conv;
+  bool is_conv = conv_in(t, op);
   uint32_t version = 0;
   char json[2048];
   uint8_t *bytes;
   size_t size;
   *out = (th_binary){0};
   *out_kind = "cudnn-plan";
-  if (!describe_call(options, t, op, &a)) return TH_ERROR(INTERNAL, "cudnn: a call whose sizes are not known");
+  if (!(is_conv ? describe_conv_call(options, t, op, &conv) : describe_call(options, t, op, &a))) return TH_ERROR(INTERNAL, "cudnn: a call whose sizes are not known");
   th_status status = th_cudnn_open(stub, &version);
   if (!status && version != version_of(options)) status = TH_ERROR(FAILED_PRECONDITION, "cuDNN here is %u, in the rank %u", version, version_of(options));
   int arch = atoi(options->target.arch + 3);
@@ -189,10 +291,10 @@ static th_status prepare(const th_options *options, const th_trace *t, const th_
                             .l2_bytes = (int64_t)options->target.l2, .memory_bytes = (int64_t)options->target.memory};
   if (!status) {
     th_cudnn_device_json(&device, json, sizeof json);
-    status = th_cudnn_plan_prepare(&a, json, &bytes, &size);
+    status = is_conv ? th_cudnn_conv_prepare(&conv, json, &bytes, &size) : th_cudnn_plan_prepare(&a, json, &bytes, &size);
   }
   if (status) {
-    TH_LOG(INFO, "attention is planned in the rank: %s", th_status_message(status));
+    TH_LOG(INFO, "%s is planned in the rank: %s", is_conv ? "a convolution" : "attention", th_status_message(status));
     th_status_free(status);
     return TH_OK;
   }
@@ -201,4 +303,4 @@ static th_status prepare(const th_options *options, const th_trace *t, const th_
   return TH_OK;
 }
 
-const th_executor th_executor_cudnn = {.name = "cudnn", .claims = claims, .absorbs = absorbs, .library_takes = library_takes, .scratch = scratch, .prepare = prepare};
+const th_executor th_executor_cudnn = {.name = "cudnn", .claims = claims, .absorbs = absorbs, .library = library, .lay = lay, .library_takes = library_takes, .scratch = scratch, .prepare = prepare};

@@ -12,7 +12,7 @@
 #include "ir/executor.h"
 #include "ir/passes/plan.h"
 
-typedef struct copy_entry { th_value from, to; } copy_entry;
+typedef struct copy_entry { th_value from, to; } copy_entry; /* to: as its strides say */
 
 typedef struct layout {
   const th_options *options;
@@ -20,7 +20,7 @@ typedef struct layout {
   th_context *c;
   th_arena *arena;
   const th_dim **wanted; /* by value of the old trace */
-  copy_entry *copies;    /* row-major copies made so far, of values of the new trace */
+  copy_entry *copies;    /* copies made so far, of values of the new trace */
   size_t n_copies, copies_capacity;
 } layout;
 
@@ -58,13 +58,20 @@ static th_value copy_as(layout *l, th_value v, const th_dim *strides) {
   return op->result;
 }
 
-static th_value contiguous(layout *l, th_value v) {
-  if (th_strides_contiguous(l->c, th_type_of(to(l), v), strides_of(l, v))) return v;
+/* `v`, or a copy of it, with these strides. */
+static th_value with_strides(layout *l, th_value v, const th_dim *strides) {
+  const th_type *type = th_type_of(to(l), v);
+  if (th_strides_equal(l->c, type->dims, type->rank, strides_of(l, v), strides)) return v;
   for (size_t i = 0; i < l->n_copies; i++)
-    if (l->copies[i].from == v) return l->copies[i].to;
-  copy_entry entry = {v, copy_as(l, v, NULL)};
+    if (l->copies[i].from == v && th_strides_equal(l->c, type->dims, type->rank, strides_of(l, l->copies[i].to), strides)) return l->copies[i].to;
+  copy_entry entry = {v, copy_as(l, v, strides)};
   TH_PUSH(l->arena, l->copies, l->n_copies, l->copies_capacity, entry);
   return entry.to;
+}
+
+static th_value contiguous(layout *l, th_value v) {
+  const th_type *type = th_type_of(to(l), v);
+  return with_strides(l, v, th_contiguous_strides(l->c, type->dims, type->rank));
 }
 
 /* What the outside asks of output `o`; NULL with *out_any: anything will do. */
@@ -144,18 +151,20 @@ static void lay_batch(layout *l, const th_op *op) {
 static th_status lay_library(layout *l, const th_op *op) {
   const th_executor *executor = th_executor_of(l->options, op);
   th_value *operands = TH_ARENA_ARRAY(l->arena, th_value, op->n_operands);
+  const th_dim **lie = TH_ARENA_ARRAY(l->arena, const th_dim *, op->n_operands), **results = TH_ARENA_ARRAY(l->arena, const th_dim *, op->n_results);
+  for (uint32_t k = 0; k < op->n_operands; k++) lie[k] = strides_of(l, l->r.map[op->operands[k]]);
+  for (uint32_t k = 0; k < op->n_results; k++) results[k] = l->wanted[op->result + k];
+  bool laid = executor && executor->lay && executor->lay(l->options, l->r.from, op, lie, results);
   for (uint32_t k = 0; k < op->n_operands; k++) {
     operands[k] = l->r.map[op->operands[k]];
-    if (executor && executor->library_takes && !executor->library_takes(l->r.from, op, k, strides_of(l, operands[k])))
+    if (laid) operands[k] = with_strides(l, operands[k], lie[k]);
+    else if (executor && executor->library_takes && !executor->library_takes(l->r.from, op, k, strides_of(l, operands[k])))
       operands[k] = contiguous(l, operands[k]);
   }
   th_op *copy = th_rewrite_clone(&l->r, op);
   memcpy(copy->operands, operands, op->n_operands * sizeof *operands);
   for (uint32_t k = 0; k < op->n_results; k++) {
-    const th_type *type = th_type_of(l->r.from, op->result + k);
-    const th_dim *strides = result_strides(l, op->result + k);
-    (void)type;
-    to(l)->values[copy->result + k].strides = strides;
+    to(l)->values[copy->result + k].strides = laid ? results[k] : result_strides(l, op->result + k);
   }
   lay_body(l, copy);
   return TH_OK;
