@@ -67,6 +67,8 @@ struct th_executor {
   /* May operand `operand` of the library op be read as it lies with `strides`? NULL: anything goes. */
   bool (*library_takes)(const th_trace *trace, const th_op *op, uint32_t operand, const th_dim *strides);
 
+  /* Is the convolution to be made of tensors that lie channels-last? The pass `channels` describes what is between such in that order. NULL: no. */
+  bool (*channels_last)(const th_options *options, const th_trace *trace, const th_op *op);
   /* The strides of a library op. `operands[k]`: how operand k lies; the executor sets others where it wants a copy made before. `results[k]`: how
    * it is asked for, NULL: nobody asks; set to how the call writes it. Dims as the op says; context memory. false: library_takes, and results as
    * asked, else row-major. NULL: never. */

@@ -1,6 +1,7 @@
 #include "executors/cpu/cpu.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "executors/cpu/codegen.h"
 
@@ -86,11 +87,16 @@ static bool library_takes(const th_trace *t, const th_op *op, uint32_t k, const 
   return true; /* the runtime packs what a library cannot walk */
 }
 
+/* On the tests' target (CUDA's kernels, run by the host): so that they see what is made for a GPU. */
+static bool channels_last(const th_options *options, const th_trace *t, const th_op *op) {
+  return !strcmp(options->target.arch, "simt") && th_type_of(t, op->result)->rank >= 4;
+}
+
 static const char *prelude(const th_options *options) {
   (void)options;
   return th_cpu_prelude;
 }
 
 const th_executor th_executor_cpu = {
-    .name = "cpu", .claims = claims, .library = library, .library_takes = library_takes, .spreads = true, .fusible = fusible, .in_place = th_gen_in_place, .emit = th_cpu_emit, .prelude = prelude, .compile = th_cpu_compile,
+    .name = "cpu", .claims = claims, .library = library, .channels_last = channels_last, .library_takes = library_takes, .spreads = true, .fusible = fusible, .in_place = th_gen_in_place, .emit = th_cpu_emit, .prelude = prelude, .compile = th_cpu_compile,
 };

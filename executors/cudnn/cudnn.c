@@ -231,7 +231,7 @@ static bool library(const th_options *options, const th_trace *t, const th_op *o
 
 static bool is_channels_last(const th_options *options, const th_trace *t, const th_op *op) {
   th_dtype d = th_type_of(t, op->result)->dtype;
-  return (op->kind == TH_OP_conv || op->kind == TH_OP_conv_grad_x || op->kind == TH_OP_conv_grad_w) && th_type_of(t, op->result)->rank >= 4 && (d != TH_DTYPE_f32 || options->tf32);
+  return version_of(options) && (op->kind == TH_OP_conv || op->kind == TH_OP_conv_grad_x || op->kind == TH_OP_conv_grad_w) && th_type_of(t, op->result)->rank >= 4 && (d != TH_DTYPE_f32 || options->tf32);
 }
 
 /* All tensors of a convolution lie in one order: channels last where tensor cores compute (cuDNN has no others for them, and turns
@@ -303,4 +303,4 @@ static th_status prepare(const th_options *options, const th_trace *t, const th_
   return TH_OK;
 }
 
-const th_executor th_executor_cudnn = {.name = "cudnn", .claims = claims, .absorbs = absorbs, .library = library, .lay = lay, .library_takes = library_takes, .scratch = scratch, .prepare = prepare};
+const th_executor th_executor_cudnn = {.name = "cudnn", .claims = claims, .absorbs = absorbs, .library = library, .channels_last = is_channels_last, .lay = lay, .library_takes = library_takes, .scratch = scratch, .prepare = prepare};

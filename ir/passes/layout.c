@@ -91,6 +91,18 @@ static const th_dim *asked(const th_trace *t, uint32_t o, bool *out_any) {
   return NULL;
 }
 
+/* What a library op that lays its operands would have of row-major ones. */
+static void want_operands(layout *l, const th_op *op) {
+  const th_trace *t = l->r.from;
+  const th_executor *executor = th_executor_of(l->options, op);
+  if (!executor || !executor->lay) return;
+  const th_dim **lie = TH_ARENA_ARRAY(l->arena, const th_dim *, op->n_operands), **results = TH_ARENA_ARRAY(l->arena, const th_dim *, op->n_results);
+  for (uint32_t k = 0; k < op->n_operands; k++) lie[k] = th_contiguous_strides(l->c, th_type_of(t, op->operands[k])->dims, th_type_of(t, op->operands[k])->rank);
+  if (!executor->lay(l->options, t, op, lie, results)) return;
+  for (uint32_t k = 0; k < op->n_operands; k++)
+    if (!l->wanted[op->operands[k]]) l->wanted[op->operands[k]] = lie[k];
+}
+
 static void fill_wanted(layout *l) {
   const th_trace *t = l->r.from;
   const th_graph *g = t->graphs[0];
@@ -102,6 +114,7 @@ static void fill_wanted(layout *l) {
   }
   for (size_t i = g->n_ops; i-- > 0;) {
     const th_op *op = g->ops[i];
+    if (op->kind == TH_OP_library) want_operands(l, op);
     if (!th_op_is_alias(op) || op->kind == TH_OP_wait) continue;
     if (op->kind == TH_OP_reshape && !l->wanted[op->result] && th_target_is_cuda(l->options)) /* row-major, what it is made of can be a view */
       l->wanted[op->result] = th_contiguous_strides(l->c, th_type_of(t, op->result)->dims, th_type_of(t, op->result)->rank);
