@@ -239,7 +239,7 @@ class _StepRegion:
             step.touched.clear()
         else:
             step.touched.update(id(p) for p, _ in params)
-        if known and phase == "update" and step.accumulate == 1:
+        if known and phase == "update" and step.accumulate == 1 and not any(new for _, new in used):  # new buffers are not new again
             self.bound = _Bound(self, plan, used, params, arguments, inputs)
         if known:
             return self.updated(made, [p for p, _ in params], phase)
