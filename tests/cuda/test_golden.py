@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from thunder import wire
 
-import programs
+import gpu_programs as programs
 import test_kernels
-from programs import compiled, rand, step
+from gpu_programs import compiled, rand, step
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FORWARD, BOTH, STEP = "--mode=forward", "--mode=forward_backward", "--mode=train_step --optimizer=adamw"

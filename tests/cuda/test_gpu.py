@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import thunder
 
-import programs
+import gpu_programs as programs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch.cuda.is_available() is false")]
 

@@ -1,4 +1,4 @@
-"""Every generated kernel of a fixed set of programs (programs.py) compiles for sm_80, sm_90 and sm_100 through NVRTC, without a GPU, and fits:
+"""Every generated kernel of a fixed set of programs (gpu_programs.py) compiles for sm_80, sm_90 and sm_100 through NVRTC, without a GPU, and fits:
 nothing in local memory to speak of, registers for the blocks that are launched. The table of all kernels is written to
 $THUNDER_BUILD_DIR/tests/cuda-kernels/<arch>.txt."""
 import ctypes
@@ -11,7 +11,7 @@ import pytest
 from thunder import device
 
 import cubin
-import programs
+import gpu_programs as programs
 
 QUICK = ("mlp", "pointwise", "sums_i64", "symbolic")
 ARCHS = ("sm_80", "sm_90", "sm_100")
