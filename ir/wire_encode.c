@@ -188,6 +188,9 @@ static th_status encode_op(encoder *e, const th_op *op, size_t at) {
   const th_op_spec *spec = th_op_spec_get(op->kind);
   Thunder__Wire__Trace *m = &e->m;
   if (spec->level >= TH_LEVEL_REGION) return TH_ERROR(INVALID_ARGUMENT, "trace: op %zu (%s) is of level %d; the wire form carries torch ops and prims", at, spec->name, (int)spec->level);
+  for (uint32_t k = 0; k < op->n_results; k++)
+    if (th_type_of(e->t, op->result + k)->host)
+      return TH_ERROR(INVALID_ARGUMENT, "trace: result %u of op %zu (%s) is in host memory by the pass host; the wire form carries what was captured", k, at, spec->name);
   m->op_name[at] = string_of(e, spec->name);
   for (uint32_t i = 0; i < op->n_operands; i++) APPEND(e, operands, e->room.operands, op->operands[i] == TH_NO_VALUE ? TH_NO_VALUE : e->value_at[op->operands[i]]);
   m->op_operands_begin[at + 1] = (uint32_t)m->n_operands;

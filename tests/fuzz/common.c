@@ -51,7 +51,7 @@ static void round_trip(const th_trace *trace, const char *text) {
   uint8_t *bytes;
   size_t size;
   th_status status = th_trace_encode(trace, &bytes, &size);
-  if (status) { /* an unbound symbol, a claimed op */
+  if (status) { /* an unbound symbol, a claimed op, a result in host memory */
     th_status_free(status);
     return;
   }
