@@ -1,8 +1,12 @@
-/* What an attention is: dimensions, strides in one form, what cuDNN can do of it, scratch. No library is called. */
+/* What an attention is: dimensions, strides in one form, what cuDNN can do of it, scratch; its numbers in a plan's bytes, its run. */
+#include "executors/cudnn/attention.h"
+
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "executors/cudnn/plan.h"
+#include "executors/cudnn/engine.h"
+#include "executors/cudnn/graph.h"
 
 void th_cudnn_attention_dims(const th_cudnn_attention *a, th_cudnn_tensor tensor, int64_t out_dims[4]) {
   bool of_keys = tensor == TH_CUDNN_K || tensor == TH_CUDNN_V || tensor == TH_CUDNN_DK || tensor == TH_CUDNN_DV;
@@ -26,12 +30,6 @@ void th_cudnn_attention_normalize(th_cudnn_attention *a) {
     for (int i = 2; i >= 0; i--)
       if (dims[i] == 1) strides[i] = strides[i + 1] * dims[i + 1];
   }
-}
-
-bool th_cudnn_attention_equal(const th_cudnn_attention *a, const th_cudnn_attention *b) {
-  return a->dtype == b->dtype && a->backward == b->backward && a->causal == b->causal && a->deterministic == b->deterministic && a->batch == b->batch &&
-         a->heads == b->heads && a->key_heads == b->key_heads && a->length == b->length && a->keys == b->keys && a->size == b->size &&
-         a->value_size == b->value_size && !memcmp(a->strides, b->strides, sizeof a->strides);
 }
 
 th_status th_cudnn_attention_check(const th_cudnn_attention *given, uint32_t version) {
@@ -92,19 +90,77 @@ size_t th_cudnn_scratch_bytes(const th_cudnn_attention *a, int64_t workspace) {
   return fits ? total : SIZE_MAX;
 }
 
-/* ---- devices ---- */
+/* ---- plans ---- */
 
-size_t th_cudnn_device_json(const th_cudnn_device *d, char *buffer, size_t size) {
-  char name[32];
-  snprintf(name, sizeof name, "sm_%d%d", d->sm_major, d->sm_minor);
-  int n = snprintf(buffer, size,
-                   "{\"deviceVer\":%d,\"multiProcessorCount\":%d,\"maxSharedMemoryPerBlockOptin\":%d,\"reservedSharedMemoryPerBlock\":1024,"
-                   "\"maxRegistersPerSM\":65536,\"maxCtasPerSM\":32,\"maxThreadsPerSM\":2048,\"maxThreadsPerBlock\":1024,\"regsPerBlock\":65536,\"warpSize\":32,"
-                   "\"maxSharedMemoryPerBlock\":49152,\"maxGridSize\":[2147483647,65535,65535],\"maxBlockSize\":[1024,1024,64],\"smClockRateKHz\":%d,"
-                   "\"memClockRateKHz\":%d,\"l2CacheSize\":%lld,\"totalGlobalMem\":%lld,\"driverVer\":%d,\"supportCoopLaunch\":1,\"isTccDriver\":0,"
-                   "\"pciDeviceId\":0,\"cudaDeviceId\":0,\"deviceName\":\"%s\",\"smCountOrigin\":0,\"oversizedSharedMemoryPerBlock\":0,\"memoryBusWidth\":%d}",
-                   d->sm_major * 100 + d->sm_minor * 10, d->sms, d->shared_per_block_optin, d->sm_clock_khz ? d->sm_clock_khz : 1980000,
-                   d->memory_clock_khz ? d->memory_clock_khz : 2619000, (long long)d->l2_bytes, (long long)d->memory_bytes,
-                   d->driver_version ? d->driver_version : 13000, d->name ? d->name : name, d->memory_bus_bits ? d->memory_bus_bits : 5120);
-  return n < 0 ? 0 : (size_t)n;
+/* The numbers of a plan's header: dtype (its wire number), flags (1 backward, 2 causal, 4 deterministic), 7 sizes, 9 x 4 strides. Tensors are
+ * known by their place in th_cudnn_tensor, so another order there is another format. */
+enum { NUMBERS = 9 + TH_CUDNN_STRIDED * 4 };
+_Static_assert((int)NUMBERS <= (int)TH__CUDNN_NUMBERS && sizeof(th_cudnn_attention) <= TH__CUDNN_WHAT && (int)TH_CUDNN_TENSORS <= (int)TH__CUDNN_POINTERS, "engine.h has room");
+
+static void put(const void *what, int64_t *out) {
+  const th_cudnn_attention *a = what;
+  int64_t head[9] = {th_dtype_to_wire(a->dtype), a->backward + 2 * a->causal + 4 * a->deterministic, a->batch, a->heads, a->key_heads, a->length, a->keys, a->size, a->value_size};
+  memcpy(out, head, sizeof head);
+  memcpy(out + 9, a->strides, sizeof a->strides);
+}
+
+static void get(const int64_t *in, void *what) {
+  th_cudnn_attention *a = what;
+  *a = (th_cudnn_attention){.dtype = in[0] >= 0 && in[0] < 256 ? th_dtype_from_wire((int)in[0]) : TH_DTYPE_none, .backward = in[1] & 1, .causal = in[1] >> 1 & 1,
+                            .deterministic = in[1] >> 2 & 1, .batch = in[2], .heads = in[3], .key_heads = in[4], .length = in[5], .keys = in[6], .size = in[7], .value_size = in[8]};
+  memcpy(a->strides, in + 9, sizeof a->strides);
+}
+
+static void normalize(void *what) { th_cudnn_attention_normalize(what); }
+static size_t text_of(const void *what, char *buffer, size_t size) { return th_cudnn_attention_format(what, buffer, size); }
+static th_status check(const void *what, uint32_t version) { return th_cudnn_attention_check(what, version); }
+static th__cudnn_rules rules(const void *what) { return (void)what, (th__cudnn_rules){.workspace = -1}; }
+static cudnnBackendDescriptor_t graph(th__cudnn_pool *pool, const void *what, cudnnHandle_t handle) { return th__cudnn_graph(pool, what, handle); }
+static size_t scratch_of(const void *what, int64_t workspace) { return th_cudnn_scratch_bytes(what, workspace); }
+static void plain(const void *what, int64_t out_dims[4]) { th_cudnn_attention_dims(what, TH_CUDNN_LSE, out_dims); }
+
+static const th_cudnn_kind KIND = {.format = {"THCUDNN\n", 1, NUMBERS}, .bytes = sizeof(th_cudnn_attention), .put = put, .get = get, .normalize = normalize, .text = text_of,
+                                   .check = check, .rules = rules, .graph = graph, .scratch = scratch_of, .plain = plain};
+const th_cudnn_kind *const TH_CUDNN_ATTENTION = &KIND;
+
+/* ---- running ---- */
+
+static size_t up(size_t n) { return (n + 255) & ~(size_t)255; }
+
+/* The pointers of all tensors of the graph, in order, and their ids; how many. */
+static int64_t pointers_of(th_cudnn_plan *p, void *const data[TH_CUDNN_STRIDED], void *scratch, int64_t ids[TH_CUDNN_TENSORS], void *out[TH_CUDNN_TENSORS]) {
+  const th_cudnn_attention *a = th_cudnn_plan_what(p);
+  char *row_sums = (char *)scratch + up((size_t)p->made.workspace);
+  size_t row_bytes = (size_t)a->batch * (size_t)a->heads * (size_t)a->length * sizeof(float);
+  void *inside[TH_CUDNN_TENSORS] = {[TH_CUDNN_ROW_SUMS] = row_sums, [TH_CUDNN_DQ_SUMS] = row_sums + up(row_bytes), [TH_CUDNN_SCALE] = &p->numbers[0],
+                                    [TH_CUDNN_MINUS_INFINITY] = &p->numbers[1], [TH_CUDNN_ONE] = &p->numbers[2]};
+  int64_t n = 0;
+  for (int t = 0; t < TH_CUDNN_TENSORS; t++) {
+    if (!th__cudnn_graph_uses(a, (th_cudnn_tensor)t)) continue;
+    out[n] = t < TH_CUDNN_STRIDED ? data[t] : inside[t];
+    ids[n++] = t + 1;
+  }
+  return n;
+}
+
+th_status th_cudnn_attention_execute(th_cudnn_plan *plan, th_cudnn_handle *handle, void *const data[TH_CUDNN_STRIDED], float scale, void *stream, void *scratch,
+                                     size_t scratch_bytes) {
+  const th_cudnn_attention *a = th_cudnn_plan_what(plan);
+  size_t wanted = th_cudnn_plan_scratch_bytes(plan);
+  th_status status = TH_OK;
+  char text[256];
+  if (scratch_bytes < wanted || (wanted && !scratch))
+    status = TH_ERROR(RESOURCE_EXHAUSTED, "it needs %zu bytes of scratch (%lld of them cuDNN's workspace) and has %zu", wanted, (long long)plan->made.workspace, scratch_bytes);
+  for (int t = 0; t < TH_CUDNN_STRIDED && !status; t++)
+    if (th__cudnn_graph_uses(a, (th_cudnn_tensor)t) && (!data[t] || (uintptr_t)data[t] % 16))
+      status = TH_ERROR(INVALID_ARGUMENT, "tensor %d lies at %p, which is not a multiple of 16", t, data[t]);
+  if (!status) {
+    void *pointers[TH_CUDNN_TENSORS];
+    int64_t ids[TH_CUDNN_TENSORS], n = pointers_of(plan, data, scratch, ids, pointers);
+    memcpy(plan->numbers, (float[3]){scale, -INFINITY, 1}, sizeof plan->numbers);
+    status = th__cudnn_run(handle, &plan->made, &plan->pack, ids, pointers, n, scratch, stream);
+  }
+  if (!status) return TH_OK;
+  th_cudnn_attention_format(a, text, sizeof text);
+  return th_status_prefix(status, "cudnn: %s", text);
 }

@@ -2,21 +2,13 @@
 #include "executors/cudnn/conv.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "executors/cudnn/engine.h"
-#include "executors/cudnn/graph.h"
 
 /* The numbers of a plan's header: dtype (its wire number), kind, flags (1 TF32, 2 deterministic), n, groups, stride, padding, dilation, 3 x 5 extents, 3 x 5 strides. */
 enum { TENSOR_NUMBERS = TH_CUDNN_CONV_TENSORS * TH_CUDNN_CONV_RANK, NUMBERS = 5 + 9 + 2 * TENSOR_NUMBERS };
-static const th__cudnn_format FORMAT = {"THCUCNV\n", 1, NUMBERS};
-
-struct th_cudnn_conv_plan {
-  th_cudnn_conv conv;
-  th__cudnn_made made;
-  th__cudnn_pack pack;
-};
+_Static_assert((int)NUMBERS <= (int)TH__CUDNN_NUMBERS && sizeof(th_cudnn_conv) <= TH__CUDNN_WHAT, "engine.h has room");
 
 /* ---- descriptions ---- */
 
@@ -77,7 +69,8 @@ bool th_cudnn_conv_make(th_cudnn_conv *c, uint32_t n, const int64_t *numbers, in
   return true;
 }
 
-static void put_conv(const th_cudnn_conv *c, int64_t out[NUMBERS]) {
+static void put(const void *what, int64_t *out) {
+  const th_cudnn_conv *c = what;
   int64_t head[5] = {th_dtype_to_wire(c->dtype), c->kind, c->tf32 + 2 * c->deterministic, c->n, c->groups};
   memcpy(out, head, sizeof head);
   memcpy(out + 5, c->stride, sizeof c->stride);
@@ -87,7 +80,8 @@ static void put_conv(const th_cudnn_conv *c, int64_t out[NUMBERS]) {
   memcpy(out + 14 + TENSOR_NUMBERS, c->strides, sizeof c->strides);
 }
 
-static void get_conv(const int64_t in[NUMBERS], th_cudnn_conv *c) {
+static void get(const int64_t *in, void *what) {
+  th_cudnn_conv *c = what;
   *c = (th_cudnn_conv){.dtype = in[0] >= 0 && in[0] < 256 ? th_dtype_from_wire((int)in[0]) : TH_DTYPE_none, .kind = in[1] >= 0 && in[1] < TH_CUDNN_CONV_KINDS ? (th_cudnn_conv_kind)in[1] : TH_CUDNN_CONV,
                        .tf32 = in[2] & 1, .deterministic = in[2] >> 1 & 1, .n = in[3] == 3 ? 3 : 2, .groups = in[4]};
   memcpy(c->stride, in + 5, sizeof c->stride);
@@ -95,13 +89,6 @@ static void get_conv(const int64_t in[NUMBERS], th_cudnn_conv *c) {
   memcpy(c->dilation, in + 11, sizeof c->dilation);
   memcpy(c->dims, in + 14, sizeof c->dims);
   memcpy(c->strides, in + 14 + TENSOR_NUMBERS, sizeof c->strides);
-}
-
-bool th_cudnn_conv_equal(const th_cudnn_conv *a, const th_cudnn_conv *b) {
-  int64_t x[NUMBERS], y[NUMBERS];
-  put_conv(a, x);
-  put_conv(b, y);
-  return !memcmp(x, y, sizeof x);
 }
 
 static const char *const KINDS[] = {"conv", "conv_grad_x", "conv_grad_w"};
@@ -212,13 +199,8 @@ static cudnnBackendDescriptor_t graph_of(th__cudnn_pool *pool, const void *what,
 
 /* ---- plans ---- */
 
-static th_status allocate(const th_cudnn_conv *c, th_cudnn_conv_plan **out) {
-  if (!(*out = calloc(1, sizeof **out))) return TH_ERROR(RESOURCE_EXHAUSTED, "cudnn: no memory for a plan");
-  (*out)->conv = *c;
-  return TH_OK;
-}
-
-static th__cudnn_rules rules_of(const th_cudnn_conv *c) {
+static th__cudnn_rules rules(const void *what) {
+  const th_cudnn_conv *c = what;
   th__cudnn_rules rules = {.workspace = (int64_t)th_cudnn_conv_scratch_limit(c)};
   if (c->dtype == TH_DTYPE_f32) rules.refused |= 1u << CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS;
   if (c->dtype == TH_DTYPE_f32 && !c->tf32) rules.refused |= 1u << CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
@@ -226,79 +208,17 @@ static th__cudnn_rules rules_of(const th_cudnn_conv *c) {
   return rules;
 }
 
-static th_status create(const th_cudnn_conv *c, cudnnHandle_t handle, const char *device_json, th_cudnn_conv_plan **out) {
-  uint32_t version;
-  char text[512];
-  *out = NULL;
-  TH_TRY(th_cudnn_open(NULL, &version));
-  TH_TRY(th_cudnn_conv_check(c));
-  TH_TRY(allocate(c, out));
-  th__cudnn_rules rules = rules_of(c);
-  th_status status = th__cudnn_choose(&(*out)->made, graph_of, &(*out)->conv, &rules, handle, device_json);
-  if (!status) return TH_OK;
-  th_cudnn_conv_destroy(*out);
-  *out = NULL;
-  th_cudnn_conv_format(c, text, sizeof text);
-  return th_status_prefix(status, "cudnn: %s", text);
-}
+static size_t text_of(const void *what, char *buffer, size_t size) { return th_cudnn_conv_format(what, buffer, size); }
+static th_status check(const void *what, uint32_t version) { return (void)version, th_cudnn_conv_check(what); }
+static size_t scratch_of(const void *what, int64_t workspace) { return (void)what, ((size_t)workspace + 255) & ~(size_t)255; }
 
-th_status th_cudnn_conv_create(const th_cudnn_conv *c, th_cudnn_handle *handle, th_cudnn_conv_plan **out) { return create(c, th__cudnn_handle(handle), NULL, out); }
+static const th_cudnn_kind KIND = {.format = {"THCUCNV\n", 1, NUMBERS}, .bytes = sizeof(th_cudnn_conv), .put = put, .get = get, .text = text_of, .check = check, .rules = rules,
+                                   .graph = graph_of, .scratch = scratch_of};
+const th_cudnn_kind *const TH_CUDNN_CONVOLUTION = &KIND;
 
-void th_cudnn_conv_destroy(th_cudnn_conv_plan *plan) {
-  if (!plan) return;
-  th__cudnn_pool_drop(&plan->pack.pool);
-  th__cudnn_pool_drop(&plan->made.pool);
-  free(plan);
-}
-
-const th_cudnn_conv *th_cudnn_conv_of(const th_cudnn_conv_plan *plan) { return &plan->conv; }
-size_t th_cudnn_conv_scratch_bytes(const th_cudnn_conv_plan *plan) { return ((size_t)plan->made.workspace + 255) & ~(size_t)255; }
-
-th_status th_cudnn_conv_prepare(const th_cudnn_conv *c, const char *device_json, uint8_t **out_bytes, size_t *out_size) {
-  th_cudnn_conv_plan *plan;
-  int64_t numbers[NUMBERS];
-  *out_bytes = NULL;
-  *out_size = 0;
-  TH_TRY(create(c, NULL, device_json, &plan));
-  put_conv(&plan->conv, numbers);
-  th_status status = th__cudnn_write(&plan->made, &FORMAT, numbers, out_bytes, out_size);
-  size_t header = th__cudnn_header_bytes(&FORMAT);
-  if (!status) th__cudnn_scrub((char *)*out_bytes + header, *out_size - header, NULL);
-  th_cudnn_conv_destroy(plan);
-  return status;
-}
-
-th_status th_cudnn_conv_inspect(const uint8_t *bytes, size_t size, th_cudnn_conv_info *out) {
-  int64_t numbers[NUMBERS];
-  *out = (th_cudnn_conv_info){0};
-  TH_TRY(th__cudnn_read(bytes, size, &FORMAT, numbers, &out->version, &out->workspace));
-  get_conv(numbers, &out->conv);
-  return TH_OK;
-}
-
-th_status th_cudnn_conv_read(const uint8_t *bytes, size_t size, const th_cudnn_conv *wanted, th_cudnn_handle *handle, const char *device_json, th_cudnn_conv_plan **out) {
-  th_cudnn_conv_info info;
-  char has[512], wants[512];
-  size_t header = th__cudnn_header_bytes(&FORMAT);
-  *out = NULL;
-  TH_TRY(th_cudnn_conv_inspect(bytes, size, &info));
-  TH_TRY(th__cudnn_same_version(info.version));
-  th_cudnn_conv_format(&info.conv, has, sizeof has);
-  if (wanted && !th_cudnn_conv_equal(wanted, &info.conv)) {
-    th_cudnn_conv_format(wanted, wants, sizeof wants);
-    return TH_ERROR(FAILED_PRECONDITION, "cudnn plan: it is for %s; wanted is %s%s", has, wants, strcmp(has, wants) ? "" : ", with other strides");
-  }
-  TH_TRY(allocate(&info.conv, out));
-  th_status status = th__cudnn_load(&(*out)->made, (const char *)bytes + header, size - header, th__cudnn_handle(handle), device_json);
-  if (!status) return TH_OK;
-  th_cudnn_conv_destroy(*out);
-  *out = NULL;
-  return th_status_prefix(status, "cudnn plan: %s", has);
-}
-
-th_status th_cudnn_conv_execute(th_cudnn_conv_plan *plan, th_cudnn_handle *handle, void *const data[TH_CUDNN_CONV_TENSORS], void *stream, void *scratch, size_t scratch_bytes) {
+th_status th_cudnn_conv_execute(th_cudnn_plan *plan, th_cudnn_handle *handle, void *const data[TH_CUDNN_CONV_TENSORS], void *stream, void *scratch, size_t scratch_bytes) {
   static const int64_t ids[TH_CUDNN_CONV_TENSORS] = {TH_CUDNN_X + 1, TH_CUDNN_W + 1, TH_CUDNN_Y + 1};
-  size_t wanted = th_cudnn_conv_scratch_bytes(plan);
+  size_t wanted = th_cudnn_plan_scratch_bytes(plan);
   char text[512];
   th_status status = TH_OK;
   if (scratch_bytes < wanted || (wanted && !scratch)) status = TH_ERROR(RESOURCE_EXHAUSTED, "it needs %zu bytes of scratch and has %zu", wanted, scratch_bytes);
@@ -306,6 +226,6 @@ th_status th_cudnn_conv_execute(th_cudnn_conv_plan *plan, th_cudnn_handle *handl
     if (!data[t] || (uintptr_t)data[t] % 16) status = TH_ERROR(INVALID_ARGUMENT, "tensor %d lies at %p, which is not a multiple of 16", t, data[t]);
   if (!status) status = th__cudnn_run(handle, &plan->made, &plan->pack, ids, data, TH_CUDNN_CONV_TENSORS, scratch, stream);
   if (!status) return TH_OK;
-  th_cudnn_conv_format(&plan->conv, text, sizeof text);
+  th_cudnn_format(plan->kind, plan->what.bytes, text, sizeof text);
   return th_status_prefix(status, "cudnn: %s", text);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "executors/cudnn/attention.h"
 #include "executors/cudnn/conv.h"
 #include "ir/base/log.h"
 #include "ir/passes/plan.h"
@@ -291,7 +292,7 @@ static th_status prepare(const th_options *options, const th_trace *t, const th_
                             .l2_bytes = (int64_t)options->target.l2, .memory_bytes = (int64_t)options->target.memory};
   if (!status) {
     th_cudnn_device_json(&device, json, sizeof json);
-    status = is_conv ? th_cudnn_conv_prepare(&conv, json, &bytes, &size) : th_cudnn_plan_prepare(&a, json, &bytes, &size);
+    status = is_conv ? th_cudnn_plan_prepare(TH_CUDNN_CONVOLUTION, &conv, json, &bytes, &size) : th_cudnn_plan_prepare(TH_CUDNN_ATTENTION, &a, json, &bytes, &size);
   }
   if (status) {
     TH_LOG(INFO, "%s is planned in the rank: %s", is_conv ? "a convolution" : "attention", th_status_message(status));

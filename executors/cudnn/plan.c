@@ -1,77 +1,52 @@
-/* Plans of attentions: made, written and read, run. The parts that know no attention are in engine.c. */
+/* Plans of any kind: made, written and read. */
 #include "executors/cudnn/plan.h"
 
-#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "executors/cudnn/engine.h"
-#include "executors/cudnn/graph.h"
 
-/* The numbers of a plan's header: dtype (its wire number), flags (1 backward, 2 causal, 4 deterministic), 7 sizes, 9 x 4 strides. Tensors are
- * known by their place in th_cudnn_tensor, so another order there is another format. */
-enum { NUMBERS = 9 + TH_CUDNN_STRIDED * 4 };
-static const th__cudnn_format FORMAT = {"THCUDNN\n", 1, NUMBERS};
+enum { TEXT = 512 };
 
-struct th_cudnn_plan {
-  th_cudnn_attention attention;
-  th__cudnn_made made;
-  th__cudnn_pack pack;
-  int64_t ids[TH_CUDNN_TENSORS];
-  float scale, minus_infinity, one; /* what the pack points to for numbers */
-};
-_Static_assert((int)TH_CUDNN_TENSORS <= (int)TH__CUDNN_POINTERS, "a pointer a tensor");
+/* ---- devices ---- */
 
-/* ---- bytes ---- */
-
-static void put_attention(const th_cudnn_attention *a, int64_t out[NUMBERS]) {
-  int64_t head[9] = {th_dtype_to_wire(a->dtype), a->backward + 2 * a->causal + 4 * a->deterministic, a->batch, a->heads, a->key_heads, a->length, a->keys, a->size, a->value_size};
-  memcpy(out, head, sizeof head);
-  memcpy(out + 9, a->strides, sizeof a->strides);
+size_t th_cudnn_device_json(const th_cudnn_device *d, char *buffer, size_t size) {
+  char name[32];
+  snprintf(name, sizeof name, "sm_%d%d", d->sm_major, d->sm_minor);
+  int n = snprintf(buffer, size,
+                   "{\"deviceVer\":%d,\"multiProcessorCount\":%d,\"maxSharedMemoryPerBlockOptin\":%d,\"reservedSharedMemoryPerBlock\":1024,"
+                   "\"maxRegistersPerSM\":65536,\"maxCtasPerSM\":32,\"maxThreadsPerSM\":2048,\"maxThreadsPerBlock\":1024,\"regsPerBlock\":65536,\"warpSize\":32,"
+                   "\"maxSharedMemoryPerBlock\":49152,\"maxGridSize\":[2147483647,65535,65535],\"maxBlockSize\":[1024,1024,64],\"smClockRateKHz\":%d,"
+                   "\"memClockRateKHz\":%d,\"l2CacheSize\":%lld,\"totalGlobalMem\":%lld,\"driverVer\":%d,\"supportCoopLaunch\":1,\"isTccDriver\":0,"
+                   "\"pciDeviceId\":0,\"cudaDeviceId\":0,\"deviceName\":\"%s\",\"smCountOrigin\":0,\"oversizedSharedMemoryPerBlock\":0,\"memoryBusWidth\":%d}",
+                   d->sm_major * 100 + d->sm_minor * 10, d->sms, d->shared_per_block_optin, d->sm_clock_khz ? d->sm_clock_khz : 1980000,
+                   d->memory_clock_khz ? d->memory_clock_khz : 2619000, (long long)d->l2_bytes, (long long)d->memory_bytes,
+                   d->driver_version ? d->driver_version : 13000, d->name ? d->name : name, d->memory_bus_bits ? d->memory_bus_bits : 5120);
+  return n < 0 ? 0 : (size_t)n;
 }
 
-static void get_attention(const int64_t in[NUMBERS], th_cudnn_attention *a) {
-  *a = (th_cudnn_attention){.dtype = in[0] >= 0 && in[0] < 256 ? th_dtype_from_wire((int)in[0]) : TH_DTYPE_none, .backward = in[1] & 1, .causal = in[1] >> 1 & 1,
-                            .deterministic = in[1] >> 2 & 1, .batch = in[2], .heads = in[3], .key_heads = in[4], .length = in[5], .keys = in[6], .size = in[7], .value_size = in[8]};
-  memcpy(a->strides, in + 9, sizeof a->strides);
+/* ---- descriptions ---- */
+
+bool th_cudnn_equal(const th_cudnn_kind *kind, const void *a, const void *b) {
+  int64_t x[TH__CUDNN_NUMBERS], y[TH__CUDNN_NUMBERS];
+  kind->put(a, x);
+  kind->put(b, y);
+  return !memcmp(x, y, kind->format.n_numbers * sizeof *x);
 }
 
-th_status th_cudnn_plan_inspect(const uint8_t *bytes, size_t size, th_cudnn_plan_info *out) {
-  int64_t numbers[NUMBERS];
-  *out = (th_cudnn_plan_info){0};
-  TH_TRY(th__cudnn_read(bytes, size, &FORMAT, numbers, &out->version, &out->workspace));
-  get_attention(numbers, &out->attention);
-  return TH_OK;
-}
+size_t th_cudnn_format(const th_cudnn_kind *kind, const void *what, char *buffer, size_t size) { return kind->text(what, buffer, size); }
 
-/* ---- making one ---- */
+/* ---- plans ---- */
 
-static th_status allocate(const th_cudnn_attention *a, th_cudnn_plan **out) {
+/* `what` NULL: for th_cudnn_plan_inspect. */
+static th_status allocate(const th_cudnn_kind *kind, const void *what, th_cudnn_plan **out) {
   if (!(*out = calloc(1, sizeof **out))) return TH_ERROR(RESOURCE_EXHAUSTED, "cudnn: no memory for a plan");
-  (*out)->attention = *a;
-  th_cudnn_attention_normalize(&(*out)->attention);
+  (*out)->kind = kind;
+  if (what) memcpy((*out)->what.bytes, what, kind->bytes);
+  if (what && kind->normalize) kind->normalize((*out)->what.bytes);
   return TH_OK;
 }
-
-static cudnnBackendDescriptor_t graph_of(th__cudnn_pool *pool, const void *attention, cudnnHandle_t handle) { return th__cudnn_graph(pool, attention, handle); }
-
-static th_status create(const th_cudnn_attention *a, cudnnHandle_t handle, const char *device_json, th_cudnn_plan **out) {
-  uint32_t version;
-  char text[256];
-  *out = NULL;
-  TH_TRY(th_cudnn_open(NULL, &version));
-  TH_TRY(th_cudnn_attention_check(a, version));
-  TH_TRY(allocate(a, out));
-  static const th__cudnn_rules any = {.workspace = -1};
-  th_status status = th__cudnn_choose(&(*out)->made, graph_of, &(*out)->attention, &any, handle, device_json);
-  if (!status) return TH_OK;
-  th_cudnn_plan_destroy(*out);
-  *out = NULL;
-  th_cudnn_attention_format(a, text, sizeof text);
-  return th_status_prefix(status, "cudnn: %s", text);
-}
-
-th_status th_cudnn_plan_create(const th_cudnn_attention *a, th_cudnn_handle *handle, th_cudnn_plan **out) { return create(a, th__cudnn_handle(handle), NULL, out); }
 
 void th_cudnn_plan_destroy(th_cudnn_plan *plan) {
   if (!plan) return;
@@ -80,84 +55,86 @@ void th_cudnn_plan_destroy(th_cudnn_plan *plan) {
   free(plan);
 }
 
-const th_cudnn_attention *th_cudnn_plan_attention(const th_cudnn_plan *plan) { return &plan->attention; }
-size_t th_cudnn_plan_scratch_bytes(const th_cudnn_plan *plan) { return th_cudnn_scratch_bytes(&plan->attention, plan->made.workspace); }
+static th_status or_none(th_status status, th_cudnn_plan **out) {
+  if (!status) return TH_OK;
+  th_cudnn_plan_destroy(*out);
+  *out = NULL;
+  return status;
+}
 
-/* ---- writing and reading ---- */
+static th_status create(const th_cudnn_kind *kind, const void *what, cudnnHandle_t handle, const char *device_json, th_cudnn_plan **out) {
+  uint32_t version;
+  char text[TEXT];
+  *out = NULL;
+  TH_TRY(th_cudnn_open(NULL, &version));
+  TH_TRY(kind->check(what, version));
+  TH_TRY(allocate(kind, what, out));
+  th__cudnn_rules rules = kind->rules((*out)->what.bytes);
+  th_status status = th__cudnn_choose(&(*out)->made, kind->graph, (*out)->what.bytes, &rules, handle, device_json);
+  if (!status) return TH_OK;
+  th_cudnn_format(kind, what, text, sizeof text);
+  return or_none(th_status_prefix(status, "cudnn: %s", text), out);
+}
 
-th_status th_cudnn_plan_prepare(const th_cudnn_attention *a, const char *device_json, uint8_t **out_bytes, size_t *out_size) {
+th_status th_cudnn_plan_create(const th_cudnn_kind *kind, const void *what, th_cudnn_handle *handle, th_cudnn_plan **out) {
+  return create(kind, what, th__cudnn_handle(handle), NULL, out);
+}
+
+const void *th_cudnn_plan_what(const th_cudnn_plan *plan) { return plan->what.bytes; }
+size_t th_cudnn_plan_scratch_bytes(const th_cudnn_plan *plan) { return plan->kind->scratch(plan->what.bytes, plan->made.workspace); }
+
+/* ---- bytes ---- */
+
+th_status th_cudnn_plan_prepare(const th_cudnn_kind *kind, const void *what, const char *device_json, uint8_t **out_bytes, size_t *out_size) {
   th_cudnn_plan *plan;
+  int64_t numbers[TH__CUDNN_NUMBERS], dims[4];
   *out_bytes = NULL;
   *out_size = 0;
-  TH_TRY(create(a, NULL, device_json, &plan));
-  int64_t numbers[NUMBERS];
-  put_attention(&plan->attention, numbers);
-  th_status status = th__cudnn_write(&plan->made, &FORMAT, numbers, out_bytes, out_size);
-  size_t header = th__cudnn_header_bytes(&FORMAT);
-  if (!status) th__cudnn_scrub((char *)*out_bytes + header, *out_size - header, &plan->attention);
+  TH_TRY(create(kind, what, NULL, device_json, &plan));
+  kind->put(plan->what.bytes, numbers);
+  th_status status = th__cudnn_write(&plan->made, &kind->format, numbers, out_bytes, out_size);
+  size_t header = th__cudnn_header_bytes(&kind->format);
+  if (kind->plain) kind->plain(plan->what.bytes, dims);
+  if (!status) th__cudnn_scrub((char *)*out_bytes + header, *out_size - header, kind->plain ? dims : NULL);
   th_cudnn_plan_destroy(plan);
   return status;
 }
 
-th_status th_cudnn_plan_read(const uint8_t *bytes, size_t size, const th_cudnn_attention *wanted, th_cudnn_handle *handle, const char *device_json, th_cudnn_plan **out) {
+th_status th_cudnn_plan_inspect(const th_cudnn_kind *kind, const uint8_t *bytes, size_t size, th_cudnn_plan_info *out, void *out_what) {
+  int64_t numbers[TH__CUDNN_NUMBERS];
+  *out = (th_cudnn_plan_info){0};
+  TH_TRY(th__cudnn_read(bytes, size, &kind->format, numbers, &out->version, &out->workspace));
+  kind->get(numbers, out_what);
+  return TH_OK;
+}
+
+/* FAILED_PRECONDITION where the plan is not of `wanted`. */
+static th_status is_of(const th_cudnn_plan *plan, const void *wanted) {
+  char has[TEXT], wants[TEXT];
+  th_cudnn_plan *other; /* `wanted`, normalized */
+  TH_TRY(allocate(plan->kind, wanted, &other));
+  bool same = th_cudnn_equal(plan->kind, other->what.bytes, plan->what.bytes);
+  th_cudnn_format(plan->kind, plan->what.bytes, has, sizeof has);
+  th_cudnn_format(plan->kind, other->what.bytes, wants, sizeof wants);
+  th_cudnn_plan_destroy(other);
+  return same ? TH_OK : TH_ERROR(FAILED_PRECONDITION, "cudnn plan: it is for %s; wanted is %s%s", has, wants, strcmp(has, wants) ? "" : ", with other strides");
+}
+
+static th_status read_plan(th_cudnn_plan *plan, const uint8_t *bytes, size_t size, const void *wanted, th_cudnn_handle *handle, const char *device_json) {
   th_cudnn_plan_info info;
-  size_t header = th__cudnn_header_bytes(&FORMAT);
-  char has[256], wants[256];
-  *out = NULL;
-  TH_TRY(th_cudnn_plan_inspect(bytes, size, &info));
+  char text[TEXT];
+  size_t header = th__cudnn_header_bytes(&plan->kind->format);
+  TH_TRY(th_cudnn_plan_inspect(plan->kind, bytes, size, &info, plan->what.bytes));
   TH_TRY(th__cudnn_same_version(info.version));
-  if (wanted) {
-    th_cudnn_attention normal = *wanted;
-    th_cudnn_attention_normalize(&normal);
-    if (!th_cudnn_attention_equal(&normal, &info.attention)) {
-      th_cudnn_attention_format(&info.attention, has, sizeof has);
-      th_cudnn_attention_format(&normal, wants, sizeof wants);
-      return TH_ERROR(FAILED_PRECONDITION, "cudnn plan: it is for %s; wanted is %s%s", has, wants, strcmp(has, wants) ? "" : ", with other strides");
-    }
-  }
-  TH_TRY(allocate(&info.attention, out));
-  th_status status = th__cudnn_load(&(*out)->made, (const char *)bytes + header, size - header, th__cudnn_handle(handle), device_json);
+  if (wanted) TH_TRY(is_of(plan, wanted));
+  th_status status = th__cudnn_load(&plan->made, (const char *)bytes + header, size - header, th__cudnn_handle(handle), device_json);
   if (!status) return TH_OK;
-  th_cudnn_plan_destroy(*out);
-  *out = NULL;
-  th_cudnn_attention_format(&info.attention, has, sizeof has);
-  return th_status_prefix(status, "cudnn plan: %s", has);
+  th_cudnn_format(plan->kind, plan->what.bytes, text, sizeof text);
+  return th_status_prefix(status, "cudnn plan: %s", text);
 }
 
-/* ---- running ---- */
-
-static size_t up(size_t n) { return (n + 255) & ~(size_t)255; }
-
-/* The pointers of all tensors of the graph, in order, and their ids; how many. */
-static int64_t pointers_of(th_cudnn_plan *p, void *const data[TH_CUDNN_STRIDED], void *scratch, void *out[TH_CUDNN_TENSORS]) {
-  const th_cudnn_attention *a = &p->attention;
-  char *row_sums = (char *)scratch + up((size_t)p->made.workspace);
-  size_t row_bytes = (size_t)a->batch * (size_t)a->heads * (size_t)a->length * sizeof(float);
-  void *inside[TH_CUDNN_TENSORS] = {[TH_CUDNN_ROW_SUMS] = row_sums, [TH_CUDNN_DQ_SUMS] = row_sums + up(row_bytes), [TH_CUDNN_SCALE] = &p->scale,
-                                    [TH_CUDNN_MINUS_INFINITY] = &p->minus_infinity, [TH_CUDNN_ONE] = &p->one};
-  int64_t n = 0;
-  for (int t = 0; t < TH_CUDNN_TENSORS; t++) {
-    if (!th__cudnn_graph_uses(a, (th_cudnn_tensor)t)) continue;
-    out[n] = t < TH_CUDNN_STRIDED ? data[t] : inside[t];
-    p->ids[n++] = t + 1;
-  }
-  return n;
-}
-
-th_status th_cudnn_plan_execute(th_cudnn_plan *plan, th_cudnn_handle *handle, void *const data[TH_CUDNN_STRIDED], float scale, void *stream, void *scratch,
-                                size_t scratch_bytes) {
-  size_t wanted = th_cudnn_plan_scratch_bytes(plan);
-  char text[256];
-  th_cudnn_attention_format(&plan->attention, text, sizeof text);
-  if (scratch_bytes < wanted || (wanted && !scratch))
-    return TH_ERROR(RESOURCE_EXHAUSTED, "cudnn: %s: it needs %zu bytes of scratch (%lld of them cuDNN's workspace) and has %zu", text, wanted, (long long)plan->made.workspace, scratch_bytes);
-  for (int t = 0; t < TH_CUDNN_STRIDED; t++)
-    if (th__cudnn_graph_uses(&plan->attention, (th_cudnn_tensor)t) && (!data[t] || (uintptr_t)data[t] % 16))
-      return TH_ERROR(INVALID_ARGUMENT, "cudnn: %s: tensor %d lies at %p, which is not a multiple of 16", text, t, data[t]);
-  plan->scale = scale;
-  plan->minus_infinity = -INFINITY;
-  plan->one = 1;
-  void *pointers[TH_CUDNN_TENSORS];
-  int64_t n = pointers_of(plan, data, scratch, pointers);
-  return th_status_prefix(th__cudnn_run(handle, &plan->made, &plan->pack, plan->ids, pointers, n, scratch, stream), "%s", text);
+th_status th_cudnn_plan_read(const th_cudnn_kind *kind, const uint8_t *bytes, size_t size, const void *wanted, th_cudnn_handle *handle, const char *device_json,
+                             th_cudnn_plan **out) {
+  TH_TRY(allocate(kind, NULL, out));
+  return or_none(read_plan(*out, bytes, size, wanted, handle, device_json), out);
 }

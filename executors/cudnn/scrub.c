@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "executors/cudnn/graph.h"
+#include "executors/cudnn/engine.h"
 
 enum { EXTENTS = 12, TENSOR_BYTES = 8 + 2 * EXTENTS * 8 };
 
@@ -54,15 +54,15 @@ static int64_t word_at(const uint8_t *bytes) {
   return word;
 }
 
-static void clear_tail(uint8_t *tensor, const th_cudnn_attention *a) {
-  const int64_t head[] = {4, a->batch, a->heads, a->length, 1};
+static void clear_tail(uint8_t *tensor, const int64_t dims[4]) {
+  const int64_t head[] = {4, dims[0], dims[1], dims[2], dims[3]};
   for (size_t i = 0; i < sizeof head / sizeof *head; i++)
     if (word_at(tensor + i * 8) != head[i]) return;
   memset(tensor + 8 + 4 * 8, 0, (EXTENTS - 4) * 8);
   memset(tensor + 8 + (EXTENTS + 4) * 8, 0, (EXTENTS - 4) * 8);
 }
 
-static void clear_parameters(const char *offsets, const char *end, uint8_t *bytes, size_t n, const th_cudnn_attention *a) {
+static void clear_parameters(const char *offsets, const char *end, uint8_t *bytes, size_t n, const int64_t *dims) {
   size_t behind_pointer = SIZE_MAX;
   for (const char *at = find(offsets, end, "{"), *close; at && (close = find(at, end, "}")); at = find(close, end, "{")) {
     size_t offset = number_after(at, close, "\"value\":", SIZE_MAX), size = number_after(at, close, "\"size\":", 0);
@@ -70,12 +70,12 @@ static void clear_parameters(const char *offsets, const char *end, uint8_t *byte
     if (pointer) size = 8;
     if (offset > n || size > n - offset) continue;
     if (pointer || value) memset(bytes + offset, 0, size);
-    else if (a && offset == behind_pointer && n - offset >= TENSOR_BYTES) clear_tail(bytes + offset, a);
+    else if (dims && offset == behind_pointer && n - offset >= TENSOR_BYTES) clear_tail(bytes + offset, dims);
     behind_pointer = pointer ? offset + 8 : SIZE_MAX;
   }
 }
 
-void th__cudnn_scrub(char *json, size_t size, const th_cudnn_attention *a) {
+void th__cudnn_scrub(char *json, size_t size, const int64_t *dims) {
   char *end = json + size;
   for (char *at = json; (at = find(at, end, "\"kernelParams\":{\"offsets\":[")); at++) {
     char *offsets = find(at, end, "["), *close = find(offsets, end, "]"), *raw = close ? find(close, end, "\"rawData\":\"") : NULL;
@@ -85,7 +85,7 @@ void th__cudnn_scrub(char *json, size_t size, const th_cudnn_attention *a) {
     uint8_t *bytes = quote ? malloc((size_t)(quote - raw) / 4 * 3 + 3) : NULL;
     size_t n = bytes ? decode(raw, (size_t)(quote - raw), bytes) : 0;
     if (n) {
-      clear_parameters(offsets, close, bytes, n, a);
+      clear_parameters(offsets, close, bytes, n, dims);
       encode(bytes, n, raw);
     }
     free(bytes);

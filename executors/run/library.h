@@ -12,7 +12,7 @@
  *   cublaslt.matmul   as dot, then an epilogue (enum th_matmul_epilogue) and whether TF32 is allowed; alpha. The result may be
  *                wider than the operands (bf16 in, f32 out). Further operands and results as the epilogue says
  *   cudnn.attention, cudnn.attention_backward   as attention; f16, bf16; log-sum-exp in f32; blob: the plan, or none; scratch as
- *                th_cudnn_scratch_bytes says. Once for each attention before a graph is captured (executors/cudnn/plan.h)
+ *                th_cudnn_scratch_bytes says. Once for each attention before a graph is captured (executors/cudnn/attention.h)
  *   cudnn.conv, cudnn.conv_grad_x, cudnn.conv_grad_w   as conv, then whether TF32 is allowed; f32, f16, bf16, up to three spatial dimensions;
  *                channels-last or not, as the views say; blob: the plan, or none; scratch as th_cudnn_conv_scratch_limit says (executors/cudnn/conv.h)
  * Threads: thread-safe. */

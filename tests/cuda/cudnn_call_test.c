@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "executors/cudnn/attention.h"
 #include "executors/cudnn/conv.h"
 #include "executors/run/library.h"
 #include "tests/cuda/fake_cudnn.h"
@@ -145,7 +146,7 @@ static void blobs(void) {
   a.strides[TH_CUDNN_LSE][3] = 1;
   uint8_t *bytes;
   size_t size;
-  STATUS(OK, "", th_cudnn_plan_prepare(&a, "{}", &bytes, &size));
+  STATUS(OK, "", th_cudnn_plan_prepare(TH_CUDNN_ATTENTION, &a, "{}", &bytes, &size));
   args.blob = bytes;
   args.blob_size = size;
   int made = fake->plans_made, was_read = fake->plans_read;
@@ -209,7 +210,7 @@ static void convolutions(void) {
     uint8_t *bytes;
     size_t size;
     EXPECT(th_cudnn_conv_make(&c, 2, ints + 1, 1, d, s));
-    STATUS(OK, "", th_cudnn_conv_prepare(&c, "{}", &bytes, &size));
+    STATUS(OK, "", th_cudnn_plan_prepare(TH_CUDNN_CONVOLUTION, &c, "{}", &bytes, &size));
     made = fake->plans_made;
     args.blob = bytes;
     args.blob_size = size;

@@ -91,9 +91,9 @@ static void check_descriptions(void) {
   /* 1x1: a filter lies as the others do, whatever stands on extents of 1 */
   c = other = conv_of(&shapes[2], TH_CUDNN_CONV);
   expect(c.strides[TH_CUDNN_W][2] == 64 && c.strides[TH_CUDNN_W][1] == 1, "normalized", "a filter of 1x1 is channels-last");
-  expect(th_cudnn_conv_equal(&c, &other), "equal", "1x1");
+  expect(th_cudnn_equal(TH_CUDNN_CONVOLUTION, &c, &other), "equal", "1x1");
   other.strides[TH_CUDNN_Y][0]++;
-  expect(!th_cudnn_conv_equal(&c, &other), "equal", "other strides");
+  expect(!th_cudnn_equal(TH_CUDNN_CONVOLUTION, &c, &other), "equal", "other strides");
   c.dims[TH_CUDNN_Y][3]++;
   expect_status(th_cudnn_conv_check(&c), TH_CODE_INVALID_ARGUMENT, "do not fit", "a result too wide");
   c = conv_of(&shapes[15], TH_CUDNN_CONV);
@@ -101,8 +101,9 @@ static void check_descriptions(void) {
   expect(th_cudnn_conv_scratch_limit(&c) == 4 << 20, "scratch", "least");
   c = conv_of(&shapes[0], TH_CUDNN_CONV);
   expect(th_cudnn_conv_scratch_limit(&c) == 64 << 20, "scratch", "most");
-  th_cudnn_conv_info info;
-  expect_status(th_cudnn_conv_inspect((const uint8_t *)"{}", 2, &info), TH_CODE_INVALID_ARGUMENT, "no plan", "foreign bytes");
+  th_cudnn_plan_info info;
+  th_cudnn_conv found;
+  expect_status(th_cudnn_plan_inspect(TH_CUDNN_CONVOLUTION, (const uint8_t *)"{}", 2, &info, &found), TH_CODE_INVALID_ARGUMENT, "no plan", "foreign bytes");
 }
 
 static void plan_one(const shape *s, th_cudnn_conv_kind kind, const char *device, uint32_t version, FILE *into) {
@@ -111,29 +112,30 @@ static void plan_one(const shape *s, th_cudnn_conv_kind kind, const char *device
   char what[128];
   uint8_t *bytes;
   size_t size;
-  th_cudnn_conv_plan *plan;
-  th_cudnn_conv_info info;
+  th_cudnn_plan *plan;
+  th_cudnn_plan_info info;
+  th_cudnn_conv found;
   snprintf(what, sizeof what, "%s%s", s->name, kinds[kind]);
   double begin = now();
-  th_status status = th_cudnn_conv_prepare(&c, device, &bytes, &size);
+  th_status status = th_cudnn_plan_prepare(TH_CUDNN_CONVOLUTION, &c, device, &bytes, &size);
   double made = now() - begin;
   bool worked = !status;
   expect_status(status, TH_CODE_OK, "", what);
   if (!worked) return;
   if (into) expect(fwrite(bytes, 1, size, into) == size, "writes", what);
-  expect_status(th_cudnn_conv_inspect(bytes, size, &info), TH_CODE_OK, "", what);
-  expect(info.version == version && th_cudnn_conv_equal(&c, &info.conv), what, "the header says something else");
+  expect_status(th_cudnn_plan_inspect(TH_CUDNN_CONVOLUTION, bytes, size, &info, &found), TH_CODE_OK, "", what);
+  expect(info.version == version && th_cudnn_equal(TH_CUDNN_CONVOLUTION, &c, &found), what, "the header says something else");
   expect(info.workspace <= (int64_t)th_cudnn_conv_scratch_limit(&c), what, "more scratch than the limit");
   begin = now();
-  status = th_cudnn_conv_read(bytes, size, &c, NULL, device, &plan);
+  status = th_cudnn_plan_read(TH_CUDNN_CONVOLUTION, bytes, size, &c, NULL, device, &plan);
   printf("%-28s %7.1f ms, %6zu bytes, workspace %lld, read in %.1f ms\n", what, made, size, (long long)info.workspace, now() - begin);
   expect_status(status, TH_CODE_OK, "", "reads back");
-  th_cudnn_conv_destroy(plan);
+  th_cudnn_plan_destroy(plan);
   other.dims[TH_CUDNN_X][0] *= 2;
-  expect_status(th_cudnn_conv_read(bytes, size, &other, NULL, device, &plan), TH_CODE_FAILED_PRECONDITION, "wanted is", "another batch");
-  expect_status(th_cudnn_conv_read(bytes, size - 1, &c, NULL, device, &plan), TH_CODE_INVALID_ARGUMENT, "bytes", "a byte short");
+  expect_status(th_cudnn_plan_read(TH_CUDNN_CONVOLUTION, bytes, size, &other, NULL, device, &plan), TH_CODE_FAILED_PRECONDITION, "wanted is", "another batch");
+  expect_status(th_cudnn_plan_read(TH_CUDNN_CONVOLUTION, bytes, size - 1, &c, NULL, device, &plan), TH_CODE_INVALID_ARGUMENT, "bytes", "a byte short");
   bytes[12] ^= 1;
-  expect_status(th_cudnn_conv_read(bytes, size, &c, NULL, device, &plan), TH_CODE_FAILED_PRECONDITION, "this process has", "another version");
+  expect_status(th_cudnn_plan_read(TH_CUDNN_CONVOLUTION, bytes, size, &c, NULL, device, &plan), TH_CODE_FAILED_PRECONDITION, "this process has", "another version");
   free(bytes);
 }
 

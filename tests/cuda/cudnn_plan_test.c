@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "executors/cudnn/plan.h"
+#include "executors/cudnn/attention.h"
 #include "executors/vendor/vendor.h"
 
 static int failures;
@@ -128,7 +128,7 @@ static void check_descriptions(void) {
   b.strides[TH_CUDNN_DQ][1] = 9; /* not of the forward pass */
   th_cudnn_attention_normalize(&a);
   th_cudnn_attention_normalize(&b);
-  expect(th_cudnn_attention_equal(&a, &b), "normalized strides", "differ");
+  expect(th_cudnn_equal(TH_CUDNN_ATTENTION, &a, &b), "normalized strides", "differ");
   a = attention_of(&shapes[1], true);
   size_t lse = 4u * 32 * 4096 * 4, dq = lse * 64, each = (size_t)4 * 32 * 4096 * 128 * 2;
   expect(th_cudnn_scratch_bytes(&a, 300) == 512 + lse + dq, "scratch", "with a workspace");
@@ -136,7 +136,8 @@ static void check_descriptions(void) {
   a.batch = INT64_MAX / 2;
   expect(th_cudnn_scratch_bytes(&a, 0) == SIZE_MAX, "scratch", "beyond counting");
   th_cudnn_plan_info info;
-  expect_status(th_cudnn_plan_inspect((const uint8_t *)"{}", 2, &info), TH_CODE_INVALID_ARGUMENT, "no plan", "foreign bytes");
+  th_cudnn_attention found;
+  expect_status(th_cudnn_plan_inspect(TH_CUDNN_ATTENTION, (const uint8_t *)"{}", 2, &info, &found), TH_CODE_INVALID_ARGUMENT, "no plan", "foreign bytes");
 }
 
 /* ---- plans ---- */
@@ -156,21 +157,22 @@ static void plan_one(const shape *s, bool backward, const char *device, uint32_t
   size_t size;
   th_cudnn_plan *plan;
   th_cudnn_plan_info info;
+  th_cudnn_attention found;
   snprintf(what, sizeof what, "%s %s", s->name, backward ? "backward" : "forward");
   double begin = now();
-  th_status status = th_cudnn_plan_prepare(&a, device, &bytes, &size);
+  th_status status = th_cudnn_plan_prepare(TH_CUDNN_ATTENTION, &a, device, &bytes, &size);
   double made = now() - begin;
   bool worked = !status;
   expect_status(status, TH_CODE_OK, "", what);
   if (!worked) return;
   save(folder, s->name, backward ? "backward" : "forward", bytes, size);
-  expect_status(th_cudnn_plan_inspect(bytes, size, &info), TH_CODE_OK, "", what);
+  expect_status(th_cudnn_plan_inspect(TH_CUDNN_ATTENTION, bytes, size, &info, &found), TH_CODE_OK, "", what);
   th_cudnn_attention normal = a;
   th_cudnn_attention_normalize(&normal);
-  expect(info.version == version && th_cudnn_attention_equal(&normal, &info.attention), what, "the header says something else");
+  expect(info.version == version && th_cudnn_equal(TH_CUDNN_ATTENTION, &normal, &found), what, "the header says something else");
   expect(th_cudnn_scratch_bytes(&a, info.workspace) <= th_cudnn_scratch_bytes(&a, -1), what, "more scratch than the bound");
   begin = now();
-  status = th_cudnn_plan_read(bytes, size, &a, NULL, device, &plan);
+  status = th_cudnn_plan_read(TH_CUDNN_ATTENTION, bytes, size, &a, NULL, device, &plan);
   printf("%-22s %7.1f ms, %6zu bytes, workspace %lld (scratch %zu, bound %zu), read in %.1f ms\n", what, made, size, (long long)info.workspace,
          th_cudnn_scratch_bytes(&a, info.workspace), th_cudnn_scratch_bytes(&a, -1), now() - begin);
   expect_status(status, TH_CODE_OK, "", "reads back");
@@ -178,10 +180,10 @@ static void plan_one(const shape *s, bool backward, const char *device, uint32_t
   th_cudnn_plan_destroy(plan);
   /* What does not fit. */
   other.length *= 2;
-  expect_status(th_cudnn_plan_read(bytes, size, &other, NULL, device, &plan), TH_CODE_FAILED_PRECONDITION, "wanted is", "another length");
-  expect_status(th_cudnn_plan_read(bytes, size - 1, &a, NULL, device, &plan), TH_CODE_INVALID_ARGUMENT, "bytes", "a byte short");
+  expect_status(th_cudnn_plan_read(TH_CUDNN_ATTENTION, bytes, size, &other, NULL, device, &plan), TH_CODE_FAILED_PRECONDITION, "wanted is", "another length");
+  expect_status(th_cudnn_plan_read(TH_CUDNN_ATTENTION, bytes, size - 1, &a, NULL, device, &plan), TH_CODE_INVALID_ARGUMENT, "bytes", "a byte short");
   bytes[12] ^= 1; /* 91900 -> 91901 */
-  expect_status(th_cudnn_plan_read(bytes, size, &a, NULL, device, &plan), TH_CODE_FAILED_PRECONDITION, "9.19.1, and this process has 9.19.0", "another version");
+  expect_status(th_cudnn_plan_read(TH_CUDNN_ATTENTION, bytes, size, &a, NULL, device, &plan), TH_CODE_FAILED_PRECONDITION, "9.19.1, and this process has 9.19.0", "another version");
   free(bytes);
 }
 

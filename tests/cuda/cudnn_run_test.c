@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "executors/cudnn/plan.h"
+#include "executors/cudnn/attention.h"
 #include "executors/run/library.h"
 #include "executors/vendor/vendor.h"
 
@@ -161,7 +161,7 @@ static void prepare(th_library_args *args, bool backward, const char *words) { /
     if (t == TH_CUDNN_LSE) a.strides[t][3] = 1;
   }
   uint8_t *bytes;
-  must(th_cudnn_plan_prepare(&a, words, &bytes, &args->blob_size), "prepares");
+  must(th_cudnn_plan_prepare(TH_CUDNN_ATTENTION, &a, words, &bytes, &args->blob_size), "prepares");
   args->blob = bytes;
 }
 

@@ -1,30 +1,8 @@
-/* Attention by cuDNN as a plan's library call: views into a description, the plan of the blob or one made here, and its run. */
-#include <stdlib.h>
+/* Attention by cuDNN as a plan's library call: views into a description, and the run of its plan. */
+#include "executors/cudnn/attention.h"
 
-#include "executors/cudnn/plan.h"
+#include "executors/run/cudnn/kept.h"
 #include "executors/run/library.h"
-#include "ir/base/log.h"
-
-/* The plans of one instruction, one for each attention it was called with (run-time sizes), newest first. None is dropped before the
- * instruction is: a CUDA graph may hold its kernels. */
-typedef struct kept_plan { struct kept_plan *next; th_cudnn_plan *plan; } kept_plan;
-typedef struct attention_state {
-  th_library_state base;
-  th_cudnn_handle *handle;
-  kept_plan *plans;
-} attention_state;
-
-static void release(th_library_state *base) {
-  attention_state *state = (attention_state *)base;
-  for (kept_plan *p = state->plans, *next; p; p = next) {
-    next = p->next;
-    th_cudnn_plan_destroy(p->plan);
-    free(p);
-  }
-  free(state);
-}
-
-/* ---- views ---- */
 
 static th_status shape_error(const char *what) {
   return TH_ERROR(INVALID_ARGUMENT, "cudnn.attention: %s", what);
@@ -61,67 +39,6 @@ static th_status describe(const th_library_args *args, bool backward, th_cudnn_a
   return TH_OK;
 }
 
-/* ---- plans ---- */
-
-static th_status prepare_state(const th_library_args *args, attention_state **out) {
-  *out = (attention_state *)*args->state;
-  if (*out) return TH_OK;
-  attention_state *state = calloc(1, sizeof *state);
-  if (!state) return TH_ERROR(RESOURCE_EXHAUSTED, "cudnn.attention: no memory for its state");
-  state->base.release = release;
-  th_status status = th_cudnn_handle_get(args->device, &state->handle);
-  if (status) {
-    free(state);
-    return status;
-  }
-  *args->state = &state->base;
-  *out = state;
-  return TH_OK;
-}
-
-/* The blob's plan where it fits, else one made here. */
-static th_status make_plan(const th_library_args *args, const th_cudnn_attention *a, attention_state *state, th_cudnn_plan **out) {
-  char why[512] = "sizes known at run time", what[256];
-  if (args->blob) {
-    th_status status = th_cudnn_plan_read(args->blob, args->blob_size, a, state->handle, NULL, out);
-    if (!status) return TH_OK;
-    th_status_format(status, why, sizeof why);
-    th_status_free(status);
-  }
-  th_cudnn_attention_format(a, what, sizeof what);
-  th_log_level level = args->blob ? TH_LOG_WARNING : TH_LOG_INFO;
-  if (level <= th_log_level_get()) th_log_write(level, "cudnn: a plan for %s is made in this process (%s)", what, why);
-  return th_cudnn_plan_create(a, state->handle, out);
-}
-
-static th_status find_plan(const th_library_args *args, const th_cudnn_attention *a, attention_state **out_state, th_cudnn_plan **out) {
-  attention_state *state = (attention_state *)*args->state;
-  char what[256];
-  for (kept_plan *p = state ? state->plans : NULL; p; p = p->next)
-    if (th_cudnn_attention_equal(th_cudnn_plan_attention(p->plan), a)) {
-      *out_state = state;
-      *out = p->plan;
-      return TH_OK;
-    }
-  if (args->capturing) {
-    th_cudnn_attention_format(a, what, sizeof what);
-    return TH_ERROR(FAILED_PRECONDITION, "cudnn.attention: %s has no plan yet and none can be made while a CUDA graph is captured; run once before", what);
-  }
-  TH_TRY(prepare_state(args, &state));
-  kept_plan *kept = calloc(1, sizeof *kept);
-  if (!kept) return TH_ERROR(RESOURCE_EXHAUSTED, "cudnn.attention: no memory for a plan");
-  th_status status = make_plan(args, a, state, &kept->plan);
-  if (status) {
-    free(kept);
-    return status;
-  }
-  kept->next = state->plans;
-  state->plans = kept;
-  *out_state = state;
-  *out = kept->plan;
-  return TH_OK;
-}
-
 /* One result (batch, length, heads * size + key heads * (size + value size)): the gradients of q, k and v side by side. */
 static th_status unpack(const th_library_args *args, th_view parts[3]) {
   const th_view *whole = &args->results[0];
@@ -140,7 +57,7 @@ static th_status unpack(const th_library_args *args, th_view parts[3]) {
 static th_status run(const th_library_args *given, bool backward) {
   th_cudnn_attention a;
   void *data[TH_CUDNN_STRIDED];
-  attention_state *state;
+  th_cudnn_handle *handle;
   th_cudnn_plan *plan;
   th_view parts[3];
   th_library_args copy = *given, *args = &copy;
@@ -151,8 +68,8 @@ static th_status run(const th_library_args *given, bool backward) {
   }
   TH_TRY(describe(args, backward, &a, data));
   if (a.batch == 0 || (a.length == 0 && !backward)) return TH_OK; /* nothing to write */
-  TH_TRY(find_plan(args, &a, &state, &plan));
-  return th_cudnn_plan_execute(plan, state->handle, data, (float)args->alpha, args->stream, args->scratch, args->scratch_bytes);
+  TH_TRY(th__cudnn_kept(args, TH_CUDNN_ATTENTION, &a, &plan, &handle));
+  return th_cudnn_attention_execute(plan, handle, data, (float)args->alpha, args->stream, args->scratch, args->scratch_bytes);
 }
 
 th_status th_lib_cudnn_attention(const th_library_args *args) { return run(args, false); }
