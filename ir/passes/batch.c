@@ -11,6 +11,7 @@
 #include "ir/batch.h"
 #include "ir/executor.h"
 #include "ir/passes/passes.h"
+#include "ir/passes/plan.h"
 
 enum { LEAST = 4, MOST = 400, MOST_TENSORS = 1900 /* executors/run/cuda/execute.c; the pointers are parameters of one kernel */ };
 
@@ -39,14 +40,22 @@ typedef struct batcher {
 
 static const th_graph *body_of(const batcher *b, const th_op *op) { return b->t->graphs[th_attr_get(op, "body")->graph]; }
 
+/* The kernel of a batch walks tensors as one dimension: what is to be made in another order (a convolution's weights, channels-last) stays alone. */
+static bool made_in_order(const batcher *b, const th_op *op, const th_dim *const *wanted) {
+  for (uint32_t k = 0; k < op->n_results; k++)
+    if (wanted[op->result + k] && !th_strides_contiguous(b->t->context, th_type_of(b->t, op->result + k), wanted[op->result + k])) return false;
+  return true;
+}
+
 static void classify(batcher *b) {
+  const th_dim **wanted = th_wanted_strides(b->options, b->t);
   uint32_t *firsts = TH_ARENA_ARRAY(b->a, uint32_t, b->g->n_ops);
   th_value *map = TH_ARENA_ARRAY(b->a, th_value, b->t->n_values);
   size_t n = 0;
   for (uint32_t i = 0; i < b->g->n_ops; i++) {
     const th_op *op = b->g->ops[i];
     const th_executor *executor = op->kind == TH_OP_fusion ? th_executor_of(b->options, op) : NULL;
-    if (!executor || !executor->batches || !th_attr_absent(op, "batch") || !executor->batches(b->options, b->t, op)) continue;
+    if (!executor || !executor->batches || !th_attr_absent(op, "batch") || !made_in_order(b, op, wanted) || !executor->batches(b->options, b->t, op)) continue;
     for (size_t k = 0; k < n && !b->class_of[i]; k++) {
       const th_op *first = b->g->ops[firsts[k]];
       if (th_executor_of(b->options, first) == executor && th_bodies_alike(b->t, body_of(b, first), body_of(b, op), map)) b->class_of[i] = firsts[k] + 1;

@@ -74,57 +74,6 @@ static th_value contiguous(layout *l, th_value v) {
   return with_strides(l, v, th_contiguous_strides(l->c, type->dims, type->rank));
 }
 
-/* What the outside asks of output `o`; NULL with *out_any: anything will do. */
-static const th_dim *asked(const th_trace *t, uint32_t o, bool *out_any) {
-  const th_output *output = &t->outputs[o];
-  const th_type *type = th_type_of(t, t->graphs[0]->outputs[o]);
-  *out_any = false;
-  switch (output->kind) {
-    case TH_OUTPUT_FRESH: case TH_OUTPUT_GRADIENT: case TH_OUTPUT_SAVED:
-      return output->strides ? output->strides : th_contiguous_strides(t->context, type->dims, type->rank);
-    default: break;
-  }
-  for (uint32_t i = 0; i < t->graphs[0]->n_inputs; i++)
-    if (t->inputs[i].written_by == (int32_t)o)
-      return t->inputs[i].strides ? t->inputs[i].strides : th_contiguous_strides(t->context, type->dims, type->rank);
-  *out_any = true;
-  return NULL;
-}
-
-/* What a library op that lays its operands would have of row-major ones. */
-static void want_operands(layout *l, const th_op *op) {
-  const th_trace *t = l->r.from;
-  const th_executor *executor = th_executor_of(l->options, op);
-  if (!executor || !executor->lay) return;
-  const th_dim **lie = TH_ARENA_ARRAY(l->arena, const th_dim *, op->n_operands), **results = TH_ARENA_ARRAY(l->arena, const th_dim *, op->n_results);
-  for (uint32_t k = 0; k < op->n_operands; k++) lie[k] = th_contiguous_strides(l->c, th_type_of(t, op->operands[k])->dims, th_type_of(t, op->operands[k])->rank);
-  if (!executor->lay(l->options, t, op, lie, results)) return;
-  for (uint32_t k = 0; k < op->n_operands; k++)
-    if (!l->wanted[op->operands[k]]) l->wanted[op->operands[k]] = lie[k];
-}
-
-static void fill_wanted(layout *l) {
-  const th_trace *t = l->r.from;
-  const th_graph *g = t->graphs[0];
-  bool any;
-  for (uint32_t o = 0; o < g->n_outputs; o++) {
-    const th_dim *strides = asked(t, o, &any);
-    th_value v = g->outputs[o];
-    if (!any && !l->wanted[v] && th_strides_dense(l->c, th_type_of(t, v), strides)) l->wanted[v] = strides;
-  }
-  for (size_t i = g->n_ops; i-- > 0;) {
-    const th_op *op = g->ops[i];
-    if (op->kind == TH_OP_library) want_operands(l, op);
-    if (!th_op_is_alias(op) || op->kind == TH_OP_wait) continue;
-    if (op->kind == TH_OP_reshape && !l->wanted[op->result] && th_target_is_cuda(l->options)) /* row-major, what it is made of can be a view */
-      l->wanted[op->result] = th_contiguous_strides(l->c, th_type_of(t, op->result)->dims, th_type_of(t, op->result)->rank);
-    for (uint32_t k = 0; k < op->n_results; k++) {
-      th_value x = op->operands[k];
-      if (l->wanted[op->result + k] && !l->wanted[x]) l->wanted[x] = th_alias_wanted(t, op, l->wanted[op->result + k]);
-    }
-  }
-}
-
 static const th_dim *result_strides(layout *l, th_value old) {
   const th_type *type = th_type_of(l->r.from, old);
   return l->wanted[old] ? l->wanted[old] : th_contiguous_strides(l->c, type->dims, type->rank);
@@ -246,7 +195,7 @@ static th_value lay_output(layout *l, uint32_t o, th_value v, uint8_t *taken) {
     if (input != TH_NONE && input != output->base) return copy_as(l, v, NULL);
     return input == TH_NONE || v == root ? v : copy_as(l, v, NULL);
   }
-  const th_dim *strides = asked(l->r.from, o, &any);
+  const th_dim *strides = th_output_asked(l->r.from, o, &any);
   if (any) return v;
   bool same = th_strides_equal(l->c, type->dims, type->rank, strides_of(l, v), strides);
   if (same && output->kind == TH_OUTPUT_SAVED && input != TH_NONE && !is_written(t, input)) return v;
@@ -262,8 +211,7 @@ static th_value lay_output(layout *l, uint32_t o, th_value v, uint8_t *taken) {
 th_status th_pass_layout(const th_options *options, const th_trace *in, th_trace **out) {
   layout l = {.options = options, .r = th_rewrite_begin(in), .c = in->context, .arena = th_context_arena(in->context)};
   const th_graph *g = in->graphs[0];
-  l.wanted = TH_ARENA_ARRAY(l.arena, const th_dim *, in->n_values);
-  fill_wanted(&l);
+  l.wanted = th_wanted_strides(options, in);
   for (uint32_t i = 1; i < in->n_graphs; i++) th_rewrite_graph(&l.r, i);
   for (uint32_t i = 0; i < g->n_inputs; i++) {
     const th_type *type = th_type_of(in, g->inputs[i]);

@@ -29,6 +29,10 @@ bool th_alias_window(const th_trace *trace, const th_op *op, uint32_t index, con
 /* Strides the operand of a view op must have for its result to have `strides`; NULL when there are none (slice,
  * broadcast, some reshapes). */
 const th_dim *th_alias_wanted(const th_trace *trace, const th_op *op, const th_dim *strides);
+/* What the outside asks of output `o` (row-major strides where it says nothing else); NULL with *out_any: anything will do. */
+const th_dim *th_output_asked(const th_trace *trace, uint32_t o, bool *out_any);
+/* By value: the strides that its readers and the outside would have it made with, carried through views to what makes it; NULL: nobody asks. */
+const th_dim **th_wanted_strides(const th_options *options, const th_trace *trace);
 /* Bytes from the first to the last element of a value with these strides, both included; 0 for an empty one. */
 th_dim th_extent_bytes(th_context *context, const th_type *type, const th_dim *strides);
 

@@ -1,6 +1,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "ir/executor.h"
 #include "ir/passes/plan.h"
 
 bool th_strides_equal(th_context *c, const th_dim *dims, uint32_t rank, const th_dim *a, const th_dim *b) {
@@ -157,4 +158,57 @@ th_dim th_extent_bytes(th_context *c, const th_type *t, const th_dim *strides) {
     smallest = th_dim_mul(c, smallest, th_dim_min(c, t->dims[i], one));
   }
   return th_dim_mul(c, th_dim_mul(c, th_dim_add(c, last, one), smallest), size); /* smallest: 0 when a dimension is */
+}
+
+/* ---- what a trace asks for ---- */
+
+const th_dim *th_output_asked(const th_trace *t, uint32_t o, bool *out_any) {
+  const th_output *output = &t->outputs[o];
+  const th_type *type = th_type_of(t, t->graphs[0]->outputs[o]);
+  *out_any = false;
+  switch (output->kind) {
+    case TH_OUTPUT_FRESH: case TH_OUTPUT_GRADIENT: case TH_OUTPUT_SAVED:
+      return output->strides ? output->strides : th_contiguous_strides(t->context, type->dims, type->rank);
+    default: break;
+  }
+  for (uint32_t i = 0; i < t->graphs[0]->n_inputs; i++)
+    if (t->inputs[i].written_by == (int32_t)o)
+      return t->inputs[i].strides ? t->inputs[i].strides : th_contiguous_strides(t->context, type->dims, type->rank);
+  *out_any = true;
+  return NULL;
+}
+
+/* What a library op that lays its operands would have of row-major ones. */
+static void want_operands(const th_options *options, const th_trace *t, const th_op *op, const th_dim **wanted) {
+  th_arena *a = th_context_arena(t->context);
+  const th_executor *executor = th_executor_of(options, op);
+  if (!executor || !executor->lay) return;
+  const th_dim **lie = TH_ARENA_ARRAY(a, const th_dim *, op->n_operands), **results = TH_ARENA_ARRAY(a, const th_dim *, op->n_results);
+  for (uint32_t k = 0; k < op->n_operands; k++) lie[k] = th_contiguous_strides(t->context, th_type_of(t, op->operands[k])->dims, th_type_of(t, op->operands[k])->rank);
+  if (!executor->lay(options, t, op, lie, results)) return;
+  for (uint32_t k = 0; k < op->n_operands; k++)
+    if (!wanted[op->operands[k]]) wanted[op->operands[k]] = lie[k];
+}
+
+const th_dim **th_wanted_strides(const th_options *options, const th_trace *t) {
+  const th_graph *g = t->graphs[0];
+  const th_dim **wanted = TH_ARENA_ARRAY(th_context_arena(t->context), const th_dim *, t->n_values);
+  bool any;
+  for (uint32_t o = 0; o < g->n_outputs; o++) {
+    const th_dim *strides = th_output_asked(t, o, &any);
+    th_value v = g->outputs[o];
+    if (!any && !wanted[v] && th_strides_dense(t->context, th_type_of(t, v), strides)) wanted[v] = strides;
+  }
+  for (size_t i = g->n_ops; i-- > 0;) {
+    const th_op *op = g->ops[i];
+    if (op->kind == TH_OP_library) want_operands(options, t, op, wanted);
+    if (!th_op_is_alias(op) || op->kind == TH_OP_wait) continue;
+    if (op->kind == TH_OP_reshape && !wanted[op->result] && th_target_is_cuda(options)) /* row-major, what it is made of can be a view */
+      wanted[op->result] = th_contiguous_strides(t->context, th_type_of(t, op->result)->dims, th_type_of(t, op->result)->rank);
+    for (uint32_t k = 0; k < op->n_results; k++) {
+      th_value x = op->operands[k];
+      if (wanted[op->result + k] && !wanted[x]) wanted[x] = th_alias_wanted(t, op, wanted[op->result + k]);
+    }
+  }
+  return wanted;
 }

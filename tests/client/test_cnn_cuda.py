@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from thunder import device
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -24,10 +26,10 @@ def run(folder, target, *arguments):
 
 
 def have(library):
-    return any(os.path.exists(os.path.join(folder, library)) for folder in os.environ.get("THUNDER_CUDA_LIBS", "").split(":") if folder)
+    return any(os.path.exists(os.path.join(folder, library)) for folder in (os.environ.get("THUNDER_CUDA_LIBS") or device.library_folders()).split(":") if folder)
 
 
-@pytest.mark.skipif(not (have("libnvrtc.so.13") and have("libcudnn.so.9")), reason="no NVRTC and cuDNN in THUNDER_CUDA_LIBS")
+@pytest.mark.skipif(not (have("libnvrtc.so.13") and have("libcudnn.so.9")), reason="no NVRTC and cuDNN, neither in THUNDER_CUDA_LIBS nor as wheels: make setup THUNDER_CUDNN=1")
 @pytest.mark.parametrize("last", [(), ("last",)])
 def test_compiles_for_sm_90(last, tmp_path):
     said, dump = run(tmp_path / "rt", "cuda:sm_90:cudnn=9.19.0", "bf16", *last)
