@@ -20,7 +20,7 @@ static const th_type *type_of(th_cuda_gen *x, th_value v) { return th_type_of(x-
 void th_cuda_begin(th_cuda_gen *x) {
   x->g.s = th_strbuf_make(x->g.a);
   x->g.indent = 1;
-  x->g.n_memos = 0;
+  x->g.n_memos = x->g.n_raws = 0;
   x->g.next = 0;
   x->g.n_sizes = x->g.sizes_capacity = 0;
   x->g.sizes = NULL;
@@ -230,7 +230,7 @@ static int open_turns(th_cuda_gen *x, const th_cuda_row *r, const char **index) 
   const th_cuda_shape *s = x->shape;
   int opened = 1;
   const char *vectors = th_gen_dim(g, th_dim_floordiv(g->c, s->n_reduced, th_dim_const(g->c, s->width)));
-  if (s->turns >= 0 && (s->turns <= 16 || s->in_shared)) {
+  if (s->cached || s->n_sums || (s->turns >= 0 && s->turns <= 16)) { /* arrays have a place for each turn */
     th_gen_line(g, s->in_shared ? "#pragma unroll 4" : "#pragma unroll");
     th_gen_open(g, "for (int turn = 0; turn < %lld; turn++)", (long long)s->turns);
     th_gen_line(g, "const %s j = turn * %lld + place;", g->index_type, (long long)s->team);

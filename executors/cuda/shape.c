@@ -112,7 +112,7 @@ static void rows_of(const th_options *options, const th_trace *t, const th_op *o
     s->team = least(1024, power_of_two(most(1, ceil_div(vectors * s->width, each))));
     if (s->team < 32) s->team = least(32, power_of_two(vectors));
     s->turns = ceil_div(vectors, s->team);
-    s->cached = s->turns * s->width * bytes_per_element(t, op, &s->domain) <= (s->team > 512 ? 128 : 256);
+    s->cached = s->turns <= 16 && s->turns * s->width * bytes_per_element(t, op, &s->domain) <= (s->team > 512 ? 128 : 256);
     if (s->n_sums && s->turns * s->width > 32) s->persistent = false; /* columns of long rows: see below */
     int64_t bytes = s->length * bytes_per_element(t, op, &s->domain), room = options->target.shared ? (int64_t)options->target.shared / 2 - 2048 : 0;
     if (s->team > 512 && !s->n_sums && bytes <= room) { /* two rows on a multiprocessor, so that one computes while the other is read */
