@@ -1,9 +1,8 @@
 /* The host's C compiler: kernels in, shared object out; parts of the kernels are compiled side by side and linked. It is run
  * without a shell in a folder of its own under $TMPDIR, which carries the process's number: thunderd removes it when a worker is killed. */
-#define _GNU_SOURCE /* CPU_COUNT */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +13,7 @@
 
 #include "executors/cpu/cpu.h"
 #include "executors/cpu/host_compiler.h"
+#include "executors/gen/parts.h"
 #include "ir/base/strbuf.h"
 
 extern char **environ;
@@ -82,45 +82,24 @@ static void start(command *c, char *const *argv) {
   posix_spawn_file_actions_destroy(&actions);
 }
 
-static th_status finish(th_arena *arena, command *c, const char *cc) {
+static th_status finish(th_arena *arena, command *c, const th_host_compiler *cc) {
   int status;
-  if (c->error) return TH_ERROR(UNAVAILABLE, "cannot run the C compiler %s: %s; install gcc or clang, or name one in THUNDER_CC", cc, strerror(c->error));
+  if (c->error) return TH_ERROR(UNAVAILABLE, "cannot run the C compiler %s: %s; install gcc or clang, or name one in %s", cc->name, strerror(c->error), cc->variable);
   while (waitpid(c->pid, &status, 0) < 0)
     if (errno != EINTR) return TH_ERROR(INTERNAL, "waitpid: %s", strerror(errno));
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return TH_OK;
   if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
-    return TH_ERROR(UNAVAILABLE, "cannot run the C compiler %s; install gcc or clang, or name one in THUNDER_CC", cc);
-  return TH_ERROR(UNAVAILABLE, "the C compiler %s failed (%s %d):\n%s", cc, WIFSIGNALED(status) ? "signal" : "exit code",
+    return TH_ERROR(UNAVAILABLE, "cannot run the C compiler %s; install gcc or clang, or name one in %s", cc->name, cc->variable);
+  return TH_ERROR(UNAVAILABLE, "the C compiler %s failed (%s %d):\n%s", cc->name, WIFSIGNALED(status) ? "signal" : "exit code",
                   WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), last_lines(arena, c->log));
 }
 
-/* Parts that are compiled side by side: one a processor, none so small that starting a compiler is most of it. */
-static size_t part_count(const char *const *kernels, size_t n) {
+/* Parts that are compiled side by side: none so small that starting a compiler is most of it. */
+static size_t most_parts(const char *const *kernels, size_t n) {
   enum { LEAST_BYTES = 6000 };
-  cpu_set_t cpus;
-  size_t bytes = 0, parts = sched_getaffinity(0, sizeof cpus, &cpus) ? 1 : (size_t)CPU_COUNT(&cpus);
+  size_t bytes = 0;
   for (size_t i = 0; i < n; i++) bytes += strlen(kernels[i]);
-  if (parts > MOST_PARTS) parts = MOST_PARTS;
-  if (parts > bytes / LEAST_BYTES) parts = bytes / LEAST_BYTES;
-  return parts ? parts : 1;
-}
-
-/* The kernels over the parts, the next one always to the part that has least. */
-static const char **share_out(th_arena *arena, const char *prelude, const char *const *kernels, size_t n, size_t parts) {
-  th_strbuf *texts = TH_ARENA_ARRAY(arena, th_strbuf, parts);
-  const char **sources = TH_ARENA_ARRAY(arena, const char *, parts);
-  for (size_t p = 0; p < parts; p++) {
-    texts[p] = th_strbuf_make(arena);
-    th_strbuf_add(&texts[p], prelude);
-  }
-  for (size_t i = 0; i < n; i++) {
-    size_t least = 0;
-    for (size_t p = 1; p < parts; p++)
-      if (texts[p].length < texts[least].length) least = p;
-    th_strbuf_add(&texts[least], kernels[i]);
-  }
-  for (size_t p = 0; p < parts; p++) sources[p] = th_strbuf_text(&texts[p]);
-  return sources;
+  return bytes < 2 * LEAST_BYTES ? 1 : bytes / LEAST_BYTES > MOST_PARTS ? MOST_PARTS : bytes / LEAST_BYTES;
 }
 
 static th_status build(const th_host_compiler *cc, th_arena *arena, const char *folder, const char *const *sources, size_t parts, const char *so) {
@@ -151,14 +130,14 @@ static th_status build(const th_host_compiler *cc, th_arena *arena, const char *
   }
   for (size_t p = 0; p < parts; p++) {
     if (!commands[p].in || (status && commands[p].error)) continue;
-    th_status ended = finish(arena, &commands[p], cc->name);
+    th_status ended = finish(arena, &commands[p], cc);
     if (status) th_status_free(ended);
     else status = ended;
   }
   if (!status) {
     for (size_t i = 0; i < 8 && cc->libraries[i]; i++) linked[n_linked++] = cc->libraries[i];
     start(&link, (char *const *)linked);
-    status = finish(arena, &link, cc->name);
+    status = finish(arena, &link, cc);
   }
   for (size_t p = 0; p < parts && commands[p].in; p++) {
     unlink(commands[p].in);
@@ -174,8 +153,9 @@ th_status th_host_compile(const th_host_compiler *cc, th_arena *arena, const cha
   char *folder = th_arena_printf(arena, "%s/thunder-cc-%d-XXXXXX", tmp && *tmp ? tmp : "/tmp", (int)getpid());
   if (!mkdtemp(folder)) return TH_ERROR(UNAVAILABLE, "cannot make a folder %s: %s; set TMPDIR", folder, strerror(errno));
   char *so = th_arena_printf(arena, "%s/k.so", folder);
-  size_t parts = part_count(kernels, n);
-  th_status status = build(cc, arena, folder, share_out(arena, prelude, kernels, n, parts), parts, so);
+  const char **sources;
+  size_t parts = th_gen_share_out(arena, prelude, kernels, n, most_parts(kernels, n), &sources, NULL);
+  th_status status = build(cc, arena, folder, sources, parts, so);
   if (!status) status = read_all(arena, so, &out->bytes, &out->size);
   unlink(so);
   rmdir(folder);
@@ -187,7 +167,7 @@ th_status th_cpu_compile(const th_options *options, th_arena *arena, const char 
   const char *named = getenv("THUNDER_CC"), *arch = options->target.arch;
   const char *march = th_arena_printf(arena, "-march=%s", arch && *arch ? !strcmp(arch, "aarch64") ? "armv8.2-a" : arch : "x86-64-v3");
   const char *wide = !strcmp(march, "-march=x86-64-v4") ? "-mprefer-vector-width=512" : "-O3";
-  th_host_compiler cc = {.name = named && *named ? named : "cc", .suffix = "c",
+  th_host_compiler cc = {.name = named && *named ? named : "cc", .variable = "THUNDER_CC", .suffix = "c",
                          .flags = {"-std=gnu11", "-O3", wide, march, "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fwrapv", "-w", "-pipe"},
                          .libraries = {"-fopenmp", "-lm"}};
   *out_kind = "elf-so";

@@ -5,7 +5,8 @@
 #include "ir/executor.h"
 
 typedef struct th_host_compiler {
-  const char *name, *suffix;     /* "cc", "c" */
+  const char *name, *suffix;            /* "cc", "c" */
+  const char *variable;                 /* of the environment, that names another: "THUNDER_CC" */
   const char *flags[25], *libraries[9]; /* NULL after the last */
 } th_host_compiler;
 

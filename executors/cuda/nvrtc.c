@@ -1,12 +1,11 @@
 /* NVRTC: kernels in, cubins out; parts of them side by side, one a processor. NVRTC is thread-safe and needs no GPU. */
-#define _GNU_SOURCE /* CPU_COUNT */
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "executors/cuda/cuda.h"
+#include "executors/gen/parts.h"
 #include "executors/vendor/vendor.h"
 
 typedef struct nvrtc_program *program; /* nvrtcProgram */
@@ -49,7 +48,7 @@ static th_status open_library(void) {
 }
 
 typedef struct part {
-  const char *source, *arch;
+  const char *source, *arch; /* arch: the option */
   char *code, *log; /* malloc'ed */
   size_t size;
   const char *failed; /* the call that failed */
@@ -61,10 +60,8 @@ typedef struct part {
 static void *run(void *user) {
   part *p = user;
   program made = NULL;
-  char arch[64];
   size_t size = 0;
-  strcat(strcpy(arch, "--gpu-architecture="), p->arch);
-  const char *given[] = {arch, "--std=c++17", "--device-as-default-execution-space", "--fmad=false"};
+  const char *given[] = {p->arch, "--std=c++17", "--device-as-default-execution-space", "--fmad=false"};
   p->failed = "nvrtcCreateProgram";
   if ((p->error = nvrtc.create(&made, p->source, "thunder.cu", 0, NULL, NULL))) return NULL;
   p->failed = "nvrtcCompileProgram";
@@ -85,44 +82,24 @@ static const char *last_lines(th_arena *arena, const char *log) {
   return n ? th_arena_strdup(arena, log + from) : "";
 }
 
-/* The kernels over the parts, the next one always to the part that has least. */
-static size_t share_out(th_arena *arena, const char *prelude, const char *const *kernels, size_t n, part *parts, uint32_t *part_of) {
-  cpu_set_t cpus;
-  size_t count = sched_getaffinity(0, sizeof cpus, &cpus) ? 1 : (size_t)CPU_COUNT(&cpus);
-  if (count > TH_MAX_PARTS) count = TH_MAX_PARTS;
-  if (count > n) count = n;
-  th_strbuf *texts = TH_ARENA_ARRAY(arena, th_strbuf, count);
-  for (size_t p = 0; p < count; p++) {
-    texts[p] = th_strbuf_make(arena);
-    th_strbuf_add(&texts[p], prelude);
-  }
-  for (size_t i = 0; i < n; i++) {
-    size_t least = 0;
-    for (size_t p = 1; p < count; p++)
-      if (texts[p].length < texts[least].length) least = p;
-    th_strbuf_add(&texts[least], kernels[i]);
-    part_of[i] = (uint32_t)least;
-  }
-  for (size_t p = 0; p < count; p++) parts[p].source = th_strbuf_text(&texts[p]);
-  return count;
-}
-
 th_status th_cuda_compile(const th_options *options, th_arena *arena, const char *prelude, const char *const *kernels, size_t n, th_binary *parts,
                           size_t *out_n_parts, uint32_t *part_of, const char **out_kind) {
   if (th_cuda_is_simt(options)) return th_cuda_compile_simt(arena, prelude, kernels, n, parts, out_n_parts, part_of, out_kind);
   part all[TH_MAX_PARTS] = {{0}};
   th_status status = TH_OK;
   TH_TRY(open_library());
-  size_t count = share_out(arena, prelude, kernels, n, all, part_of);
+  const char **sources, *arch = th_arena_printf(arena, "--gpu-architecture=%s", options->target.arch);
+  size_t count = th_gen_share_out(arena, prelude, kernels, n, TH_MAX_PARTS, &sources, part_of);
   for (size_t p = 0; p < count; p++) {
-    all[p].arch = options->target.arch;
+    all[p].source = sources[p];
+    all[p].arch = arch;
     all[p].started = p + 1 < count && !pthread_create(&all[p].thread, NULL, run, &all[p]);
     if (!all[p].started) run(&all[p]);
   }
   for (size_t p = 0; p < count; p++) {
     if (all[p].started) pthread_join(all[p].thread, NULL);
     if (all[p].error && !status)
-      status = TH_ERROR(UNAVAILABLE, "%s for %s: %s:\n%s", all[p].failed, all[p].arch, nvrtc.error(all[p].error), last_lines(arena, all[p].log));
+      status = TH_ERROR(UNAVAILABLE, "%s for %s: %s:\n%s", all[p].failed, options->target.arch, nvrtc.error(all[p].error), last_lines(arena, all[p].log));
     if (!status) parts[p] = (th_binary){th_arena_copy(arena, all[p].code, all[p].size), all[p].size};
     free(all[p].code);
     free(all[p].log);

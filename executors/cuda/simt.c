@@ -10,7 +10,7 @@
 th_status th_cuda_compile_simt(th_arena *arena, const char *prelude, const char *const *kernels, size_t n, th_binary *parts, size_t *out_n_parts,
                                uint32_t *part_of, const char **out_kind) {
   const char *named = getenv("THUNDER_CXX");
-  th_host_compiler cc = {.name = named && *named ? named : "c++", .suffix = "cc",
+  th_host_compiler cc = {.name = named && *named ? named : "c++", .variable = "THUNDER_CXX", .suffix = "cc",
                          .flags = {"-std=c++17", "-O0", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique", "-fwrapv", "-ffp-contract=off", "-fstack-clash-protection", "-w", "-pipe"}};
   th_strbuf s = th_strbuf_make(arena); /* one file: the text of simt.h has state of its own */
   th_strbuf_add(&s, "#define TH_SIMT_SHARED 233472\n"); /* bytes of dynamic shared memory that a block of sm_90 may have */

@@ -7,7 +7,9 @@ import os
 import pathlib
 
 import pytest
+import torch
 
+import thunder
 from thunder import device
 
 import cubin
@@ -113,3 +115,12 @@ extern "C" __global__ void __launch_bounds__(1024) crowd(float *x) {
     assert found["small"].frame == 0 and found["small"].threads == 128 and 4 <= found["small"].registers <= 16
     assert found["frame"].frame >= 400
     assert found["crowd"].shared >= 4000 and found["crowd"].threads == 1024 and found["crowd"].registers <= 64 and found["crowd"].frame >= 200
+
+
+@pytest.mark.quick
+def test_an_architecture_that_nvrtc_does_not_know(tmp_path):
+    need_nvrtc()
+    job, = programs.captured([lambda: thunder.compile(lambda x: x + 1)(torch.ones(3))])
+    for arch in ("sm_1", "sm_" + "9" * 300):
+        with pytest.raises(AssertionError, match=f"nvrtcCompileProgram for {arch}"):
+            programs.executable(job, arch, tmp_path / "job")
