@@ -8,6 +8,14 @@ const th_executor *th_executor_of(const th_options *options, const th_op *op) {
   return NULL;
 }
 
+th_op *th_fusion_op(th_trace *t, uint32_t body, const char *executor, const th_value *operands, uint32_t n_operands, const th_type *types, uint32_t n_results) {
+  th_attr *attrs = TH_ARENA_ARRAY(th_context_arena(t->context), th_attr, th_op_spec_get(TH_OP_fusion)->n_attrs);
+  attrs[th_op_attr_index(TH_OP_fusion, "body")] = th_make_graph(body);
+  th_op *op = th_trace_add_op(t, 0, TH_OP_fusion, operands, n_operands, attrs, types, n_results);
+  op->executor = th_intern(t->context, executor);
+  return op;
+}
+
 const th_executor *th_main_executor(const th_options *options) {
   for (uint32_t i = 0; i < options->n_executors; i++)
     if (options->executors[i]->fusible && !options->executors[i]->scalars) return options->executors[i];

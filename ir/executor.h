@@ -41,14 +41,16 @@ typedef struct th_users {
   const uint32_t *n_readers;          /* operands that refer to it: an op that reads it twice stands there twice */
   const bool *leaves;                 /* is an output */
 } th_users;
+/* The one op that reads `v`; NULL: several do, or it leaves. */
+static inline const th_op *th_only_reader(const th_users *users, th_value v) { return users->n_readers[v] == 1 && !users->leaves[v] ? users->readers[v][0] : NULL; }
 
 /* Several ops as one library call: `ops` in order, among them all that their inner values are read by. */
-enum { TH_MAX_ABSORBED = 24 };
+enum { TH_MAX_ABSORBED = 24, TH_MAX_CALL = 8 };
 typedef struct th_absorbed {
   th_library_call call;
   uint32_t n_ops, n_operands, n_results;
   const th_op *ops[TH_MAX_ABSORBED];
-  th_value operands[8], results[8];
+  th_value operands[TH_MAX_CALL], results[TH_MAX_CALL];
 } th_absorbed;
 
 struct th_executor {
@@ -101,7 +103,6 @@ struct th_executor {
   /* What a library call is prepared with (Plan.instr_blob); *out NULL: nothing. NULL: never anything. Arena memory. */
   th_status (*prepare)(const th_options *options, const th_trace *trace, const th_op *op, th_arena *arena, th_binary *out, const char **out_kind);
   /* Beyond one domain with reductions of rows, or of columns that nobody else needs, what the kernels can be. */
-  bool spreads;  /* values of the whole domain may follow a reduction of everything in its kernel */
   bool keeps;    /* reductions of columns and of everything may stand beside results of the domain, and several of them in one kernel */
   /* Can a kernel reduce rows as `rows` does and columns as `columns` does (of one domain)? NULL: no. */
   bool (*mixes)(const th_options *options, const th_trace *trace, const th_op *rows, const th_op *columns);
@@ -110,6 +111,9 @@ struct th_executor {
 /* Appends the library op for `call` to graph 0 of `trace`; `body` is the graph it computes. */
 th_op *th_library_op(th_trace *trace, uint32_t body, const th_executor *executor, const th_library_call *call, const th_value *operands,
                      uint32_t n_operands, const th_type *types, uint32_t n_results);
+
+/* Appends a fusion of graph `body` to graph 0 of `trace`. */
+th_op *th_fusion_op(th_trace *trace, uint32_t body, const char *executor, const th_value *operands, uint32_t n_operands, const th_type *types, uint32_t n_results);
 
 /* The one of the options that makes most kernels: the first whose fusions are kernels. NULL: there is none. */
 const th_executor *th_main_executor(const th_options *options);

@@ -74,6 +74,8 @@ th_rewriter th_rewrite_begin(const th_trace *from);
 void th_rewrite_at(th_rewriter *r, const th_op *op);
 /* Copies `op` with its operands mapped (types as they are, no inference); maps its results. */
 th_op *th_rewrite_clone(th_rewriter *r, const th_op *op);
+/* The same with these operands, values of the new trace. */
+th_op *th_rewrite_clone_with(th_rewriter *r, const th_op *op, const th_value *operands);
 static inline void th_rewrite_map(th_rewriter *r, th_value from, th_value to) { r->map[from] = to; }
 static inline th_value th_rewrite_value(const th_rewriter *r, th_value v) { return v == TH_NO_VALUE ? v : r->map[v]; }
 /* Maps the outputs of graph `graph` and sets them; for graph 0 copies the signature's outputs too. */

@@ -65,6 +65,12 @@ th_op *th_rewrite_clone(th_rewriter *r, const th_op *op) {
   return copy;
 }
 
+th_op *th_rewrite_clone_with(th_rewriter *r, const th_op *op, const th_value *operands) {
+  th_op *copy = th_rewrite_clone(r, op);
+  if (copy && op->n_operands) memcpy(copy->operands, operands, op->n_operands * sizeof *operands);
+  return copy;
+}
+
 void th_rewrite_append_inputs(th_rewriter *r, uint32_t graph) {
   for (uint32_t i = 0; i < r->from->graphs[graph]->n_inputs; i++) copy_input(r, r->b.graph, r->from->graphs[graph]->inputs[i]);
 }

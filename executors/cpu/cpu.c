@@ -98,5 +98,5 @@ static const char *prelude(const th_options *options) {
 }
 
 const th_executor th_executor_cpu = {
-    .name = "cpu", .claims = claims, .library = library, .channels_last = channels_last, .library_takes = library_takes, .spreads = true, .fusible = fusible, .in_place = th_gen_in_place, .emit = th_cpu_emit, .prelude = prelude, .compile = th_cpu_compile,
+    .name = "cpu", .claims = claims, .library = library, .channels_last = channels_last, .library_takes = library_takes, .fusible = fusible, .in_place = th_gen_in_place, .emit = th_cpu_emit, .prelude = prelude, .compile = th_cpu_compile,
 };

@@ -35,8 +35,6 @@ static bool library(const th_options *options, const th_trace *t, const th_op *o
 /* ---- epilogues ----
  * Those that cuBLASLt has kernels for. Sums of columns (bias gradients) it makes in kernels of its own (13.1 on H100), slower than ours. */
 
-static const th_op *only_reader(const th_users *users, th_value v) { return users->n_readers[v] == 1 && !users->leaves[v] ? users->readers[v][0] : NULL; }
-
 /* The product has one dimension of columns, the last, and no batch. */
 static bool is_plain(const th_trace *t, const th_op *dot) {
   return !th_attr_get(dot, "lhs_batch")->count && th_type_of(t, dot->operands[1])->rank == th_attr_get(dot, "rhs_contract")->count + 1 && th_type_of(t, dot->result)->rank >= 2;
@@ -57,11 +55,11 @@ static th_value bias_of(const th_trace *t, const th_op *op, th_value product) {
 static void take(th_absorbed *s, const th_op *op) { s->ops[s->n_ops++] = op; }
 
 static bool with_bias(const th_trace *t, const th_users *users, const th_op *dot, th_matmul_epilogue *epilogue, th_absorbed *s) {
-  const th_op *add = only_reader(users, dot->result), *gelu = NULL;
+  const th_op *add = th_only_reader(users, dot->result), *gelu = NULL;
   th_value bias = add ? bias_of(t, add, dot->result) : TH_NO_VALUE;
   if (bias == TH_NO_VALUE) return false;
   const th_op *wide = t->values[add->operands[add->operands[0] == dot->result]].def;
-  if (!only_reader(users, wide->result)) return false;
+  if (!th_only_reader(users, wide->result)) return false;
   take(s, dot);
   take(s, wide);
   take(s, add);
@@ -79,7 +77,7 @@ static bool with_bias(const th_trace *t, const th_users *users, const th_op *dot
 }
 
 static bool through_gelu(const th_trace *t, const th_users *users, const th_op *dot, th_matmul_epilogue *epilogue, th_absorbed *s) {
-  const th_op *back = only_reader(users, dot->result);
+  const th_op *back = th_only_reader(users, dot->result);
   if (!back || !is_tanh_gelu(back, TH_OP_torch_gelu_backward) || back->operands[0] != dot->result) return false;
   if (!th_type_equal(th_type_of(t, back->operands[1]), th_type_of(t, dot->result)) || !th_type_equal(th_type_of(t, back->result), th_type_of(t, dot->result))) return false;
   take(s, dot);

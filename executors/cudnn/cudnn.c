@@ -97,16 +97,14 @@ static bool claims(const th_options *options, const th_trace *t, const th_op *op
   return true;
 }
 
-static const th_op *only_reader(const th_users *users, th_value v) { return users->n_readers[v] == 1 && !users->leaves[v] ? users->readers[v][0] : NULL; }
-
 /* How a gradient of (batch, heads, length, size) goes into a part of (batch, length, all heads * size): transpose, reshape, pad. The part's
  * first column; -1 where it does not. */
 static int64_t packs(const th_trace *t, const th_users *users, th_value gradient, th_absorbed *s, const th_op **out_pad) {
   static const int64_t order[] = {0, 2, 1, 3};
   th_context *c = t->context;
   int64_t low = -1;
-  const th_op *turned = only_reader(users, gradient), *flat = turned && turned->kind == TH_OP_transpose ? only_reader(users, turned->result) : NULL;
-  const th_op *pad = flat && flat->kind == TH_OP_reshape && th_type_of(t, flat->result)->rank == 3 ? only_reader(users, flat->result) : NULL;
+  const th_op *turned = th_only_reader(users, gradient), *flat = turned && turned->kind == TH_OP_transpose ? th_only_reader(users, turned->result) : NULL;
+  const th_op *pad = flat && flat->kind == TH_OP_reshape && th_type_of(t, flat->result)->rank == 3 ? th_only_reader(users, flat->result) : NULL;
   if (!pad || pad->kind != TH_OP_pad || pad->operands[0] != flat->result) return -1;
   for (int i = 0; i < 4; i++)
     if (!th_dim_is(c, th_attr_get(turned, "permutation")->ints[i], order[i])) return -1;
@@ -134,13 +132,13 @@ static bool absorbs(const th_options *options, const th_trace *t, const th_users
     if ((begin[i] = packs(t, users, seed->result + (th_value)i, out, &pads[i])) < 0) return false;
   const th_op *inner = NULL, *sum = NULL; /* of two, of all */
   for (int i = 0; i < 3; i++) {
-    const th_op *reader = only_reader(users, pads[i]->result), *next = reader && reader->kind == TH_OP_add ? only_reader(users, reader->result) : NULL;
+    const th_op *reader = th_only_reader(users, pads[i]->result), *next = reader && reader->kind == TH_OP_add ? th_only_reader(users, reader->result) : NULL;
     if (!reader || reader->kind != TH_OP_add) return false;
     if (next && next->kind == TH_OP_add && next != reader && !inner) inner = reader, sum = next;
   }
   if (!inner) return false;
   for (int i = 0; i < 3; i++)
-    if (only_reader(users, pads[i]->result) != inner && only_reader(users, pads[i]->result) != sum) return false;
+    if (th_only_reader(users, pads[i]->result) != inner && th_only_reader(users, pads[i]->result) != sum) return false;
   int64_t total;
   const th_type *whole = th_type_of(t, sum->result);
   if (!th_dim_is_const(t->context, whole->dims[2], &total) || begin[0] != 0 || begin[1] != wide[0] || begin[2] != wide[0] + wide[1] || total != wide[0] + wide[1] + wide[2]) return false;

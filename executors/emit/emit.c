@@ -1,7 +1,6 @@
 /* Level 4 traces as a serialized Executable. README.md of this folder says what each instruction carries. */
 #include "executors/emit/emit.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <string.h>
 #include <time.h>
@@ -236,20 +235,19 @@ static uint32_t blamed(const writer *w, const th_op *op) {
 }
 
 /* The bytes that memory_plan set aside for the op while it runs. */
-static th_status scratch_of(writer *w, const th_op *op) {
+static void add_scratch(writer *w, const th_op *op) {
+  const th_attr *scratch = th_plan_scratch(op);
   uint32_t tensor = 0;
-  bool has = (op->kind == TH_OP_launch || op->kind == TH_OP_invoke) && !th_attr_absent(op, "scratch");
-  if (has) {
-    th_type bytes = th_type_make(w->c, TH_DTYPE_u8, &th_attr_get(op, "scratch")->ints[1], 1);
-    uint32_t buffer = add_buffer(w, 3, 0, th_attr_get(op, "scratch")->ints[0], bytes.dims[0]);
+  if (scratch) {
+    th_type bytes = th_type_make(w->c, TH_DTYPE_u8, &scratch->ints[1], 1);
+    uint32_t buffer = add_buffer(w, 3, 0, scratch->ints[0], bytes.dims[0]);
     push_tensor(w, buffer, th_dim_const(w->c, 0), &bytes, th_contiguous_strides(w->c, bytes.dims, 1), &tensor);
     tensor++;
   }
   ADD(w, instr_scratch, tensor);
-  return TH_OK;
 }
 
-static th_status begin_instr(writer *w, uint32_t kind, uint32_t target, const th_op *op, bool results) {
+static void begin_instr(writer *w, uint32_t kind, uint32_t target, const th_op *op, bool results) {
   if (!w->instr_tensors_begin.n) {
     ADD(w, instr_tensors_begin, 0);
     ADD(w, instr_ints_begin, 0);
@@ -261,7 +259,7 @@ static th_status begin_instr(writer *w, uint32_t kind, uint32_t target, const th
   ADD(w, instr_stream, 0);
   ADD(w, instr_op, blamed(w, op));
   ADD(w, instr_blob, 0);
-  return scratch_of(w, op);
+  add_scratch(w, op);
 }
 
 static th_status add_tensors(writer *w, const th_op *op, bool operands, bool results) {
@@ -284,7 +282,7 @@ static void end_instr(writer *w) {
 }
 
 static th_status simple(writer *w, uint32_t kind, uint32_t target, const th_op *op, bool operands) {
-  TH_TRY(begin_instr(w, kind, target, op, true));
+  begin_instr(w, kind, target, op, true);
   return add_tensors(w, op, operands, true);
 }
 
@@ -399,7 +397,7 @@ static th_status collective(writer *w, const th_op *op) {
     for (uint32_t i = 0; i < op->n_results; i++) w->start_of[op->result + i] = start + 1;
     return TH_OK;
   }
-  TH_TRY(begin_instr(w, COLLECTIVE_WAIT, start, op, false));
+  begin_instr(w, COLLECTIVE_WAIT, start, op, false);
   TH_TRY(add_tensors(w, op, false, true));
   end_instr(w);
   return TH_OK;
@@ -411,7 +409,7 @@ static th_status wait_for(writer *w, const th_op *op) { /* one wait for each col
     bool earlier = false;
     for (uint32_t k = 0; k < i; k++) earlier |= w->start_of[op->operands[k]] == start;
     if (earlier || !start) continue;
-    TH_TRY(begin_instr(w, COLLECTIVE_WAIT, start - 1, op, false));
+    begin_instr(w, COLLECTIVE_WAIT, start - 1, op, false);
     for (uint32_t k = i; k < op->n_operands; k++)
       if (w->start_of[op->operands[k]] == start) {
         TH_TRY(tensor_of(w, op->operands[k], &tensor));
@@ -555,7 +553,7 @@ static const char *named_kernel(th_arena *a, const char *source, size_t number) 
   size_t n = strlen(TH_KERNEL_NAME);
   for (const char *found; (found = strstr(source, TH_KERNEL_NAME)); source = found + n) {
     th_strbuf_add_bytes(&s, source, (size_t)(found - source));
-    th_strbuf_printf(&s, isalpha((unsigned char)found[n]) && !strncmp(found + n, "context", 7) ? TH_KERNEL_NAME : TH_KERNEL_NAME "%zu", number);
+    th_strbuf_printf(&s, !strncmp(found + n, "context", 7) ? TH_KERNEL_NAME : TH_KERNEL_NAME "%zu", number);
   }
   th_strbuf_add(&s, source);
   th_strbuf_add(&s, "\n");

@@ -170,9 +170,8 @@ static void write_batch(batcher *b, th_rewriter *r, const item *i) {
   }
   th_trace_set_outputs(to, graph, outputs, n_out);
   r->b.graph = 0;
-  th_attr attrs[2] = {th_make_graph(graph), th_make_int(b->t->context, i->n)};
-  th_op *made = th_trace_add_op(to, 0, TH_OP_fusion, operands, n_in, attrs, types, n_out);
-  made->executor = first->executor;
+  th_op *made = th_fusion_op(to, graph, first->executor, operands, n_in, types, n_out);
+  made->attrs[th_op_attr_index(TH_OP_fusion, "batch")] = th_make_int(b->t->context, i->n);
   made->origin = b->g->ops[i->members[i->n - 1]]->origin;
   for (uint32_t k = 0, at = 0; k < i->n; k++)
     for (uint32_t m = 0; m < first->n_results; m++) th_rewrite_map(r, b->g->ops[i->members[k]]->result + m, made->result + at++);

@@ -237,18 +237,19 @@ static void rewrite(channels *p, const th_op *op) {
 }
 
 th_status th_pass_channels(const th_options *options, const th_trace *in, th_trace **out) {
-  channels p = {.options = options, .r = th_rewrite_begin(in), .c = in->context};
   const th_graph *g = in->graphs[0];
+  channels p = {.options = options, .r = th_rewrite_begin(in), .c = in->context};
+  bool any = false;
+  for (size_t i = 0; i < g->n_ops; i++) any |= wants(&p, g->ops[i]);
+  if (!any) {
+    *out = (th_trace *)in;
+    return TH_OK;
+  }
   p.last = TH_ARENA_ARRAY(th_context_arena(in->context), th_value, in->n_values);
   for (size_t v = 0; v < in->n_values; v++) p.last[v] = TH_NO_VALUE;
   for (uint32_t k = 1; k < in->n_graphs; k++) th_rewrite_graph(&p.r, k);
   p.r.b.graph = 0;
-  bool any = false;
-  for (size_t i = 0; i < g->n_ops; i++) any |= wants(&p, g->ops[i]);
-  for (size_t i = 0; i < g->n_ops && !p.r.b.status; i++) {
-    if (any) rewrite(&p, g->ops[i]);
-    else th_rewrite_clone(&p.r, g->ops[i]);
-  }
+  for (size_t i = 0; i < g->n_ops && !p.r.b.status; i++) rewrite(&p, g->ops[i]);
   for (uint32_t o = 0; o < g->n_outputs && !p.r.b.status; o++) first(&p, g->outputs[o]);
   if (!p.r.b.status) th_rewrite_outputs(&p.r, 0);
   return th_rewrite_finish(&p.r, out);

@@ -16,6 +16,8 @@ typedef struct claimer {
   uint32_t *set_of;   /* by op: set + 1 */
   set *sets;
   size_t n_sets, sets_capacity;
+  th_value *inner; /* by value: in the body being written, where stamp says `now` */
+  uint32_t *stamp, now;
   th_rewriter r;
 } claimer;
 
@@ -91,85 +93,93 @@ static void find_sets(claimer *k) {
     }
 }
 
-/* The library op for `ops` (in order), with the body written from their lowerings. */
-static th_status wrap(claimer *k, const th_op *const *ops, uint32_t n_ops, const th_value *operands, uint32_t n_operands, const th_value *results, uint32_t n_results,
-                      const th_executor *executor, const th_library_call *call) {
+static void set_inner(claimer *k, th_value v, th_value inner) {
+  k->inner[v] = inner;
+  k->stamp[v] = k->now;
+}
+
+/* The copy, or the lowering, of one op of a body. */
+static th_status write_inner(claimer *k, const th_op *op, uint32_t body) {
   th_rewriter *r = &k->r;
-  th_trace *to = r->b.trace;
-  th_arena *a = th_context_arena(to->context);
-  uint32_t body = (uint32_t)to->n_graphs;
-  th_value *inner = TH_ARENA_ARRAY(a, th_value, k->t->n_values), *given = TH_ARENA_ARRAY(a, th_value, n_operands);
-  th_value outputs[64];
-  th_type types[64];
-  memset(inner, 0xff, k->t->n_values * sizeof *inner);
-  th_trace_add_graph(to, call->function);
-  for (uint32_t i = 0; i < n_operands; i++) {
-    given[i] = r->map[operands[i]];
-    inner[operands[i]] = th_trace_add_input(to, body, *th_type_of(to, given[i]));
-  }
-  r->b.graph = body;
-  for (uint32_t i = 0; i < n_ops; i++) {
-    const th_op *op = ops[i];
-    th_value *in = TH_ARENA_ARRAY(a, th_value, op->n_operands), made[64];
-    if (op->n_results > 64) return TH_ERROR(INTERNAL, "%s has %u results", th_op_name(op->kind), op->n_results);
-    for (uint32_t m = 0; m < op->n_operands; m++) {
-      th_value v = op->operands[m];
-      in[m] = v == TH_NO_VALUE ? v : inner[v];
-      if (v == TH_NO_VALUE || in[m] != TH_NO_VALUE) continue;
+  th_arena *a = th_context_arena(k->t->context);
+  th_value *in = TH_ARENA_ARRAY(a, th_value, op->n_operands), *made = TH_ARENA_ARRAY(a, th_value, op->n_results);
+  for (uint32_t m = 0; m < op->n_operands; m++) {
+    th_value v = op->operands[m];
+    if (v != TH_NO_VALUE && k->stamp[v] != k->now) {
       const th_op *def = k->t->values[v].def; /* a constant has a copy of its own */
       if (!def || def->kind != TH_OP_const) return TH_ERROR(INTERNAL, "%s reads what its library call is not given", th_op_name(op->kind));
-      in[m] = inner[v] = th_trace_add_op(to, body, TH_OP_const, NULL, 0, def->attrs, th_type_of(k->t, v), 1)->result;
+      set_inner(k, v, th_trace_add_op(r->b.trace, body, TH_OP_const, NULL, 0, def->attrs, th_type_of(k->t, v), 1)->result);
     }
-    if (th_op_spec_get(op->kind)->level == TH_LEVEL_TORCH) {
-      TH_TRY(th_lower_op(&r->b, r->from, op, in, made));
-    } else {
-      for (uint32_t m = 0; m < op->n_results; m++) types[m] = *th_type_of(k->t, op->result + m);
-      th_op *copy = th_trace_add_op(to, body, op->kind, in, op->n_operands, op->attrs, types, op->n_results);
-      copy->origin = op->origin;
-      for (uint32_t m = 0; m < op->n_results; m++) made[m] = copy->result + m;
-    }
-    for (uint32_t m = 0; m < op->n_results; m++) inner[op->result + m] = made[m];
+    in[m] = v == TH_NO_VALUE ? v : k->inner[v];
   }
+  if (th_op_spec_get(op->kind)->level == TH_LEVEL_TORCH) {
+    TH_TRY(th_lower_op(&r->b, r->from, op, in, made));
+  } else {
+    th_type *types = TH_ARENA_ARRAY(a, th_type, op->n_results);
+    for (uint32_t m = 0; m < op->n_results; m++) types[m] = *th_type_of(k->t, op->result + m);
+    th_op *copy = th_trace_add_op(r->b.trace, body, op->kind, in, op->n_operands, op->attrs, types, op->n_results);
+    copy->origin = op->origin;
+    for (uint32_t m = 0; m < op->n_results; m++) made[m] = copy->result + m;
+  }
+  for (uint32_t m = 0; m < op->n_results; m++) set_inner(k, op->result + m, made[m]);
+  return TH_OK;
+}
+
+/* The library op for a set of ops, with the body written from their lowerings. */
+static th_status wrap(claimer *k, const th_absorbed *s, const th_executor *executor) {
+  th_rewriter *r = &k->r;
+  th_trace *to = r->b.trace;
+  uint32_t body = (uint32_t)to->n_graphs;
+  th_value given[TH_MAX_CALL], outputs[TH_MAX_CALL];
+  th_type types[TH_MAX_CALL];
+  k->now++;
+  th_trace_add_graph(to, s->call.function);
+  for (uint32_t i = 0; i < s->n_operands; i++) {
+    given[i] = r->map[s->operands[i]];
+    set_inner(k, s->operands[i], th_trace_add_input(to, body, *th_type_of(to, given[i])));
+  }
+  r->b.graph = body;
+  for (uint32_t i = 0; i < s->n_ops; i++) TH_TRY(write_inner(k, s->ops[i], body));
   r->b.graph = 0;
   for (size_t i = 0; i < to->graphs[body]->n_ops; i++)
     if (th_op_spec_get(to->graphs[body]->ops[i]->kind)->level != TH_LEVEL_PRIM)
-      return TH_ERROR(INTERNAL, "the lowering of %s, which %s claims, is not made of prims", th_op_name(ops[0]->kind), executor->name);
-  for (uint32_t i = 0; i < n_results; i++) {
-    outputs[i] = inner[results[i]];
+      return TH_ERROR(INTERNAL, "the lowering of %s, which %s claims, is not made of prims", th_op_name(s->ops[0]->kind), executor->name);
+  for (uint32_t i = 0; i < s->n_results; i++) {
+    outputs[i] = k->inner[s->results[i]];
     types[i] = *th_type_of(to, outputs[i]);
   }
-  th_trace_set_outputs(to, body, outputs, n_results);
-  th_op *library = th_library_op(to, body, executor, call, given, n_operands, types, n_results);
-  library->origin = ops[n_ops - 1]->origin;
-  for (uint32_t i = 0; i < n_results; i++) {
-    th_rewrite_map(r, results[i], library->result + i);
-    to->values[library->result + i].name = k->t->values[results[i]].name;
+  th_trace_set_outputs(to, body, outputs, s->n_results);
+  th_op *library = th_library_op(to, body, executor, &s->call, given, s->n_operands, types, s->n_results);
+  library->origin = s->ops[s->n_ops - 1]->origin;
+  for (uint32_t i = 0; i < s->n_results; i++) {
+    th_rewrite_map(r, s->results[i], library->result + i);
+    to->values[library->result + i].name = k->t->values[s->results[i]].name;
   }
   return TH_OK;
 }
 
 static th_status claim_one(claimer *k, const th_op *op) {
-  th_library_call call;
+  th_absorbed s = {.n_ops = 1, .ops = {op}, .n_results = op->n_results};
   const th_executor *executor = NULL;
-  th_value operands[64], results[64];
-  uint32_t n = 0;
   for (uint32_t i = 0; i < k->options->n_executors && !executor && th_op_spec_get(op->kind)->level == TH_LEVEL_TORCH; i++)
-    if (k->options->executors[i]->claims && k->options->executors[i]->claims(k->options, k->t, op, &call)) executor = k->options->executors[i];
+    if (k->options->executors[i]->claims && k->options->executors[i]->claims(k->options, k->t, op, &s.call)) executor = k->options->executors[i];
   if (!executor) {
     th_rewrite_clone(&k->r, op);
     return TH_OK;
   }
-  if (op->n_operands > 64 || op->n_results > 64) return TH_ERROR(INTERNAL, "%s claims a %s of %u operands", executor->name, th_op_name(op->kind), op->n_operands);
+  if (op->n_operands > TH_MAX_CALL || op->n_results > TH_MAX_CALL) return TH_ERROR(INTERNAL, "%s claims a %s of %u operands", executor->name, th_op_name(op->kind), op->n_operands);
   for (uint32_t i = 0; i < op->n_operands; i++)
-    if (op->operands[i] != TH_NO_VALUE) operands[n++] = op->operands[i];
-  for (uint32_t i = 0; i < op->n_results; i++) results[i] = op->result + i;
-  return wrap(k, &op, 1, operands, n, results, op->n_results, executor, &call);
+    if (op->operands[i] != TH_NO_VALUE) s.operands[s.n_operands++] = op->operands[i];
+  for (uint32_t i = 0; i < op->n_results; i++) s.results[i] = op->result + i;
+  return wrap(k, &s, executor);
 }
 
 th_status th_pass_claim(const th_options *options, const th_trace *in, th_trace **out) {
   th_arena *a = th_context_arena(in->context);
   const th_graph *g = in->graphs[0];
   claimer k = {.options = options, .t = in, .position = TH_ARENA_ARRAY(a, uint32_t, in->n_values), .set_of = TH_ARENA_ARRAY(a, uint32_t, g->n_ops + 1), .r = th_rewrite_begin(in)};
+  k.inner = TH_ARENA_ARRAY(a, th_value, in->n_values);
+  k.stamp = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
   find_users(&k);
   find_sets(&k);
   for (uint32_t i = 1; i < in->n_graphs; i++) th_rewrite_graph(&k.r, i);
@@ -178,7 +188,7 @@ th_status th_pass_claim(const th_options *options, const th_trace *in, th_trace 
     const set *s = k.set_of[i] ? &k.sets[k.set_of[i] - 1] : NULL;
     th_rewrite_at(&k.r, g->ops[i]);
     if (s && s->last != i) continue;
-    if (s) th_fail(&k.r.b, wrap(&k, s->of.ops, s->of.n_ops, s->of.operands, s->of.n_operands, s->of.results, s->of.n_results, s->executor, &s->of.call));
+    if (s) th_fail(&k.r.b, wrap(&k, &s->of, s->executor));
     else th_fail(&k.r.b, claim_one(&k, g->ops[i]));
   }
   if (!k.r.b.status) th_rewrite_outputs(&k.r, 0);

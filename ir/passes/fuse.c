@@ -163,14 +163,12 @@ static bool read_only_by(fuser *f, const group *x, uint32_t op, uint32_t g) {
   return true;
 }
 
-/* Does `op` read in group x what its kernel knows only at the end? */
-static bool reads_late(fuser *f, const group *x, const th_op *op) {
+/* Does `op` read in group g what its kernel knows only at the end? */
+static bool reads_late(fuser *f, uint32_t g, const th_op *op) {
   for (uint32_t i = 0; i < op->n_operands; i++) {
     th_value v = op->operands[i] == TH_NO_VALUE ? TH_NO_VALUE : behind(f, op->operands[i]);
     uint32_t at = v == TH_NO_VALUE ? TH_NONE : f->position[v];
-    if (at == TH_NONE || !f->late[at]) continue;
-    for (size_t k = 0; k < x->n_ops; k++)
-      if (x->ops[k] == at) return true;
+    if (at != TH_NONE && f->late[at] && f->group_of[at] == g) return true;
   }
   return false;
 }
@@ -187,7 +185,7 @@ static bool reads_elsewhere(fuser *f, uint32_t g, const th_op *op) {
 static bool reduces_alike(const th_op *a, const th_op *b) { return th_attr_equal(th_attr_get(a, "dims"), th_attr_get(b, "dims")); }
 
 static bool mixes(fuser *f, const th_op *rows, const th_op *columns) {
-  return f->main && f->main->mixes && f->main->mixes(f->options, f->t, rows, columns);
+  return f->main->mixes && f->main->mixes(f->options, f->t, rows, columns);
 }
 
 static bool fits(fuser *f, uint32_t g, uint32_t at, kind k) {
@@ -195,7 +193,7 @@ static bool fits(fuser *f, uint32_t g, uint32_t at, kind k) {
   const th_op *op = f->g->ops[at];
   const th_type *result = th_type_of(f->t, op->result);
   if (x->kind == OUTSIDE || x->kind == ALONE || k == OUTSIDE || k == ALONE || x->n_ops >= MAX_OPS || x->host != result->host) return false;
-  bool keeps = f->main && f->main->keeps, late = x->n_late && reads_late(f, x, op);
+  bool keeps = f->main->keeps, late = x->n_late && reads_late(f, g, op);
   if (k == PLAIN) {
     if (x->kind == WHOLE && keeps) return late ? !result->rank && !reads_elsewhere(f, g, op) : th_type_same_shape(result, &x->shape);
     if (x->kind == COLUMNS) return keeps && !late && th_type_same_shape(result, &x->shape);
@@ -234,8 +232,8 @@ static bool joinable(fuser *f, uint32_t g, uint32_t other) {
   const group *x = &f->groups[g], *y = &f->groups[other];
   bool kinds = (x->kind == PLAIN || x->kind == ROWS) && (y->kind == PLAIN || y->kind == ROWS);
   if (x->kind == ROWS && y->kind == ROWS && !th_attr_equal(x->dims, y->dims)) return false;
-  for (size_t i = 0; i < x->n_ops && y->n_late && kinds; i++) kinds = !reads_late(f, y, f->g->ops[x->ops[i]]);
-  for (size_t i = 0; i < y->n_ops && x->n_late && kinds; i++) kinds = !reads_late(f, x, f->g->ops[y->ops[i]]);
+  for (size_t i = 0; i < x->n_ops && y->n_late && kinds; i++) kinds = !reads_late(f, other, f->g->ops[x->ops[i]]);
+  for (size_t i = 0; i < y->n_ops && x->n_late && kinds; i++) kinds = !reads_late(f, g, f->g->ops[y->ops[i]]);
   if (x->columns && (y->columns ? !reduces_alike(x->columns, y->columns) : y->rows && !mixes(f, y->rows, x->columns))) return false;
   if (y->columns && x->rows && !mixes(f, x->rows, y->columns)) return false;
   return kinds && x->host == y->host && x->n_late + y->n_late <= MAX_SUMS && th_type_same_shape(&x->shape, &y->shape) && x->n_ops + y->n_ops <= MAX_OPS && !around(f, g, other) && !around(f, other, g);
@@ -277,7 +275,7 @@ static void place(fuser *f, uint32_t at) {
     if (g != TH_NONE && g != best && joinable(f, best, g) && no_way_around(f, g, op, best)) join(f, best, g);
   }
   group *x = &f->groups[best];
-  bool sums = (k == COLUMNS || k == WHOLE) && f->main && f->main->keeps;
+  bool sums = (k == COLUMNS || k == WHOLE) && f->main->keeps;
   if (k == ROWS || ((k == COLUMNS || k == WHOLE) && x->kind != ROWS)) {
     x->kind = k;
     x->dims = th_attr_get(op, "dims");
@@ -286,7 +284,7 @@ static void place(fuser *f, uint32_t at) {
   if (k == ROWS && !x->rows) x->rows = op;
   if (sums && !x->columns) x->columns = op;
   x->n_late += sums;
-  f->late[at] = sums || (x->n_late && reads_late(f, x, op));
+  f->late[at] = sums || (x->n_late && reads_late(f, best, op));
   f->group_of[at] = best;
   TH_PUSH(f->a, x->ops, x->n_ops, x->ops_capacity, at);
   for (uint32_t i = 0; i < op->n_operands; i++) {
@@ -436,10 +434,7 @@ static th_value single(fuser *f, const th_op *op, const th_value *operands) {
   for (uint32_t i = 0; i < op->n_operands && i < 4; i++) inputs[i] = th_trace_add_input(to, graph, *th_type_of(to, operands[i]));
   th_value made = copy_into(f, op, graph, inputs);
   th_trace_set_outputs(to, graph, &made, 1);
-  th_attr attrs[2] = {th_make_graph(graph)};
-  th_type type = *th_type_of(f->t, op->result);
-  th_op *fusion = th_trace_add_op(to, 0, TH_OP_fusion, operands, op->n_operands, attrs, &type, 1);
-  fusion->executor = th_intern(f->c, f->main->name);
+  th_op *fusion = th_fusion_op(to, graph, f->main->name, operands, op->n_operands, th_type_of(f->t, op->result), 1);
   fusion->origin = op->origin;
   return fusion->result;
 }
@@ -484,9 +479,7 @@ static th_status write_fusion(fuser *f, uint32_t g) {
   }
   if (b->status) return b->status;
   th_trace_set_outputs(to, b->graph, outputs, n);
-  th_attr attrs[2] = {th_make_graph(b->graph)};
-  th_op *fusion = th_trace_add_op(to, 0, TH_OP_fusion, b->operands, b->n, attrs, types, n);
-  fusion->executor = th_intern(f->c, executor->name);
+  th_op *fusion = th_fusion_op(to, b->graph, executor->name, b->operands, b->n, types, n);
   fusion->origin = f->g->ops[x->ops[x->n_ops - 1]]->origin;
   for (uint32_t i = 0; i < n; i++) th_rewrite_map(&f->r, results[i], fusion->result + i);
   return TH_OK;

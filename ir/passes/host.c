@@ -22,6 +22,15 @@ static th_value same_number(th_rewriter *r, th_value x, bool host) {
   return th_trace_add_op(to, 0, TH_OP_convert, &x, 1, &attr, &type, 1)->result;
 }
 
+/* What the device reads for `v` of the old trace. */
+static th_value read_by_device(th_rewriter *r, th_value *copies, th_value v) {
+  const th_value_info *x = &r->b.trace->values[r->map[v]];
+  uint32_t input = x->index;
+  if (!x->type.host || x->def) return r->map[v];
+  if (!copies[input]) copies[input] = same_number(r, r->map[v], true) + 1;
+  return copies[input] - 1;
+}
+
 th_status th_pass_host(const th_options *options, const th_trace *in, th_trace **out) {
   (void)options;
   th_rewriter r = th_rewrite_begin(in);
@@ -33,20 +42,13 @@ th_status th_pass_host(const th_options *options, const th_trace *in, th_trace *
   for (size_t i = 0; i < g->n_ops; i++) {
     const th_op *op = g->ops[i];
     bool host = on_host(&r, op);
-    th_value *kept = TH_ARENA_ARRAY(th_context_arena(in->context), th_value, op->n_operands);
+    th_value *operands = TH_ARENA_ARRAY(th_context_arena(in->context), th_value, op->n_operands);
     for (uint32_t k = 0; k < op->n_operands; k++) {
       th_value v = op->operands[k];
-      if (v == TH_NO_VALUE) continue;
-      kept[k] = r.map[v];
-      const th_value_info *x = &to->values[r.map[v]];
-      if (host || !x->type.host || x->def) continue;
-      if (!copies[x->index]) copies[x->index] = same_number(&r, r.map[v], true) + 1;
-      r.map[v] = copies[to->values[kept[k]].index] - 1;
+      operands[k] = v == TH_NO_VALUE || host ? th_rewrite_value(&r, v) : read_by_device(&r, copies, v);
     }
-    th_op *copy = th_rewrite_clone(&r, op);
-    to->values[copy->result].type.host = host;
-    for (uint32_t k = 0; k < op->n_operands; k++)
-      if (op->operands[k] != TH_NO_VALUE) r.map[op->operands[k]] = kept[k];
+    th_op *copy = th_rewrite_clone_with(&r, op, operands);
+    if (op->n_results) to->values[copy->result].type.host = host;
   }
   th_rewrite_outputs(&r, 0);
   th_value *outputs = to->graphs[0]->outputs;

@@ -39,13 +39,11 @@ static void lay_body(layout *l, const th_op *op) {
 static th_op *copy_kernel(layout *l, th_value v, const th_type *type) {
   th_trace *t = to(l);
   uint32_t body = (uint32_t)t->n_graphs;
-  th_attr dtype = th_make_dtype(type->dtype), attrs[2] = {th_make_graph(body)};
+  th_attr dtype = th_make_dtype(type->dtype);
   th_trace_add_graph(t, "copy");
   th_value in = th_trace_add_input(t, body, *type), made = th_trace_add_op(t, body, TH_OP_convert, &in, 1, &dtype, type, 1)->result;
   th_trace_set_outputs(t, body, &made, 1);
-  th_op *op = th_trace_add_op(t, 0, TH_OP_fusion, &v, 1, attrs, type, 1);
-  op->executor = th_intern(l->c, th_main_executor(l->options)->name);
-  return op;
+  return th_fusion_op(t, body, th_main_executor(l->options)->name, &v, 1, type, 1);
 }
 
 static th_value copy_as(layout *l, th_value v, const th_dim *strides) {
@@ -69,10 +67,7 @@ static th_value with_strides(layout *l, th_value v, const th_dim *strides) {
   return entry.to;
 }
 
-static th_value contiguous(layout *l, th_value v) {
-  const th_type *type = th_type_of(to(l), v);
-  return with_strides(l, v, th_contiguous_strides(l->c, type->dims, type->rank));
-}
+static th_value contiguous(layout *l, th_value v) { return with_strides(l, v, NULL); }
 
 static const th_dim *result_strides(layout *l, th_value old) {
   const th_type *type = th_type_of(l->r.from, old);
@@ -98,14 +93,12 @@ static void lay_batch(layout *l, const th_op *op) {
       th_value v = l->r.map[part.op.operands[k]];
       const th_type *type = th_type_of(to(l), v);
       if (type->rank && !like) like = th_strides_dense(l->c, type, strides_of(l, v)) ? strides_of(l, v) : th_contiguous_strides(l->c, type->dims, type->rank);
-      if (type->rank && !th_strides_equal(l->c, type->dims, type->rank, strides_of(l, v), like)) v = copy_as(l, v, like);
-      operands[i * part.op.n_operands + k] = v;
+      operands[i * part.op.n_operands + k] = type->rank ? with_strides(l, v, like) : v;
     }
     for (uint32_t k = 0; k < part.op.n_results; k++)
       strides[i * part.op.n_results + k] = th_type_of(t, part.op.result + k)->rank && like ? like : result_strides(l, part.op.result + k);
   }
-  th_op *copy = th_rewrite_clone(&l->r, op);
-  memcpy(copy->operands, operands, op->n_operands * sizeof *operands);
+  th_op *copy = th_rewrite_clone_with(&l->r, op, operands);
   for (uint32_t k = 0; k < op->n_results; k++) to(l)->values[copy->result + k].strides = strides[k];
   lay_body(l, copy);
 }
@@ -123,11 +116,8 @@ static th_status lay_library(layout *l, const th_op *op) {
     else if (executor && executor->library_takes && !executor->library_takes(l->r.from, op, k, strides_of(l, operands[k])))
       operands[k] = contiguous(l, operands[k]);
   }
-  th_op *copy = th_rewrite_clone(&l->r, op);
-  memcpy(copy->operands, operands, op->n_operands * sizeof *operands);
-  for (uint32_t k = 0; k < op->n_results; k++) {
-    to(l)->values[copy->result + k].strides = laid ? results[k] : result_strides(l, op->result + k);
-  }
+  th_op *copy = th_rewrite_clone_with(&l->r, op, operands);
+  for (uint32_t k = 0; k < op->n_results; k++) to(l)->values[copy->result + k].strides = laid ? results[k] : result_strides(l, op->result + k);
   lay_body(l, copy);
   return TH_OK;
 }
@@ -135,15 +125,13 @@ static th_status lay_library(layout *l, const th_op *op) {
 static void lay_alias(layout *l, const th_op *op) {
   th_value *operands = TH_ARENA_ARRAY(l->arena, th_value, op->n_operands);
   bool each = op->kind == TH_OP_barrier || op->kind == TH_OP_wait;
-  th_op *copy;
   for (uint32_t k = 0; k < op->n_operands; k++) {
     const th_dim *strides;
     th_dim offset;
     operands[k] = l->r.map[op->operands[k]];
     if (!each && !th_alias_window(l->r.from, op, k, strides_of(l, operands[k]), &strides, &offset)) operands[k] = contiguous(l, operands[k]);
   }
-  copy = th_rewrite_clone(&l->r, op);
-  for (uint32_t k = 0; k < op->n_operands; k++) copy->operands[k] = operands[k];
+  th_op *copy = th_rewrite_clone_with(&l->r, op, operands);
   for (uint32_t k = 0; k < op->n_results; k++) {
     const th_dim *strides = strides_of(l, operands[each ? k : 0]);
     th_dim offset;
@@ -155,8 +143,7 @@ static void lay_alias(layout *l, const th_op *op) {
 static void lay_collective(layout *l, const th_op *op) {
   th_value *operands = TH_ARENA_ARRAY(l->arena, th_value, op->n_operands);
   for (uint32_t k = 0; k < op->n_operands; k++) operands[k] = contiguous(l, l->r.map[op->operands[k]]);
-  th_op *copy = th_rewrite_clone(&l->r, op);
-  memcpy(copy->operands, operands, op->n_operands * sizeof *operands);
+  th_op *copy = th_rewrite_clone_with(&l->r, op, operands);
   for (uint32_t k = 0; k < op->n_results; k++) {
     const th_type *type = th_type_of(to(l), copy->result + k);
     to(l)->values[copy->result + k].strides = th_contiguous_strides(l->c, type->dims, type->rank);

@@ -8,6 +8,9 @@
 #include "ir/passes/passes.def"
 #undef TH_PASS
 
+/* One torch op's lowering in its place; its results mapped and named (decompose.c). */
+void th__rewrite_lower(th_rewriter *r, const th_op *op);
+
 /* Splits a joint trace (forward-backward) in two: see partition.c. */
 th_status th_partition(const th_trace *joint, th_trace **out_forward, th_trace **out_backward);
 

@@ -21,12 +21,10 @@ static bool picks(const th_trace *t, const th_op *op) {
 static th_value sum_of_one(th_rewriter *r, const th_op *op) {
   th_builder *b = &r->b;
   th_value x = r->map[op->operands[0]], at = r->map[op->operands[1]];
-  th_type t = *th_type_of(b->trace, x), index = *th_type_of(b->trace, at), result = *th_type_of(r->from, op->result);
-  int64_t dim = t.rank - 1, map[TH_MAX_RANK];
-  for (uint32_t i = 0; i < t.rank; i++) map[i] = i;
-  th_value hit = th_eq(b, th_iota(b, t.dims, t.rank, (uint32_t)dim, index.dtype), th_broadcast(b, at, t.dims, t.rank, map));
-  th_value sum = th_reduce(b, TH_OP_reduce_sum, th_select(b, hit, x, th_like(b, 0, x)), &dim, 1, false);
-  return th_reshape(b, sum, result.dims, result.rank);
+  th_type t = *th_type_of(b->trace, x), index = *th_type_of(b->trace, at);
+  int64_t dim = t.rank - 1;
+  th_value hit = th_eq(b, th_iota(b, t.dims, t.rank, (uint32_t)dim, index.dtype), th_broadcast_like(b, at, x));
+  return th_reduce(b, TH_OP_reduce_sum, th_select(b, hit, x, th_like(b, 0, x)), &dim, 1, true);
 }
 
 th_status th_pass_pick(const th_options *options, const th_trace *in, th_trace **out) {

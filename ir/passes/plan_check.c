@@ -178,19 +178,19 @@ static th_status check_write(checker *k, const th_op *op, uint32_t r) {
   return TH_OK;
 }
 
-static bool meet_scratch(const checker *k, const th_op *op, const owned *o) {
-  const th_attr *scratch = th_plan_scratch(op);
+static owned scratch_of(const checker *k, const th_attr *scratch) {
   int64_t at = th_dim_eval(k->t->context, scratch->ints[0], k->symbols), bytes = th_dim_eval(k->t->context, scratch->ints[1], k->symbols);
-  return meet(o, &(owned){TH_PLACE_ARENA, 0, at, at + bytes, true});
+  return (owned){TH_PLACE_ARENA, 0, at, at + bytes, true};
 }
 
 /* An op's scratch is nobody's that is read by it or later: what lies there is lost. */
 static th_status check_scratch(checker *k, const th_op *op) {
   if (!th_plan_scratch(op)) return TH_OK;
+  owned scratch = scratch_of(k, th_plan_scratch(op));
   size_t kept = 0;
   for (size_t n = 0; n < k->n_live; n++) {
     th_value o = k->live[n];
-    if (!meet_scratch(k, op, &k->of[o])) {
+    if (!meet(&k->of[o], &scratch)) {
       k->live[kept++] = o;
       continue;
     }
@@ -200,7 +200,7 @@ static th_status check_scratch(checker *k, const th_op *op) {
   }
   k->n_live = kept;
   for (size_t n = 0; n < k->n_busy; n++)
-    if (meet_scratch(k, op, &k->of[k->busy[n]])) return TH_ERROR(INTERNAL, "plan: the scratch of op %s lies over value %u, which a collective in flight holds", th_op_name(op->kind), k->busy[n]);
+    if (meet(&k->of[k->busy[n]], &scratch)) return TH_ERROR(INTERNAL, "plan: the scratch of op %s lies over value %u, which a collective in flight holds", th_op_name(op->kind), k->busy[n]);
   return TH_OK;
 }
 
@@ -215,9 +215,11 @@ static th_status check_op(checker *k, const th_op *op) {
   TH_TRY(check_scratch(k, op));
   for (uint32_t r = 0; r < op->n_results; r++)
     if (k->t->values[op->result + r].place != TH_PLACE_ALIAS) TH_TRY(check_write(k, op, r));
-  if (th_plan_scratch(op))
+  if (th_plan_scratch(op)) {
+    owned scratch = scratch_of(k, th_plan_scratch(op));
     for (uint32_t r = 0; r < op->n_results; r++)
-      if (meet_scratch(k, op, &k->of[op->result + r])) return TH_ERROR(INTERNAL, "plan: result %u of op %s lies in the op's scratch", r, th_op_name(op->kind));
+      if (meet(&k->of[op->result + r], &scratch)) return TH_ERROR(INTERNAL, "plan: result %u of op %s lies in the op's scratch", r, th_op_name(op->kind));
+  }
   if (op->kind == TH_OP_all_reduce_start) { /* held from now to the wait: operands, and results not in place */
     for (uint32_t i = 0; i < op->n_operands; i++) k->busy[k->n_busy++] = owner(k, op->operands[i]);
     for (uint32_t i = 0; i < op->n_results; i++)

@@ -17,14 +17,8 @@ th_status th_pass_products(const th_options *options, const th_trace *in, th_tra
   for (size_t i = 0; i < g->n_ops && !r.b.status; i++) {
     const th_op *op = g->ops[i];
     th_rewrite_at(&r, op);
-    if (!is_product(op)) {
-      th_rewrite_clone(&r, op);
-      continue;
-    }
-    th_value *operands = TH_ARENA_ARRAY(th_context_arena(in->context), th_value, op->n_operands), made[8];
-    for (uint32_t k = 0; k < op->n_operands; k++) operands[k] = th_rewrite_value(&r, op->operands[k]);
-    th_fail(&r.b, th_lower_op(&r.b, in, op, operands, made));
-    if (!r.b.status) th_rewrite_map(&r, op->result, made[0]);
+    if (is_product(op)) th__rewrite_lower(&r, op);
+    else th_rewrite_clone(&r, op);
   }
   if (!r.b.status) th_rewrite_outputs(&r, 0);
   return th_rewrite_finish(&r, out);
