@@ -514,6 +514,8 @@ static th_status write_plan(emitter *e, const th_emit_plan *in, Thunder__Wire__P
   }
   p->has_device = 1;
   p->device = th_target_device(w->e->options);
+  p->has_deterministic = 1;
+  p->deterministic = w->e->options->deterministic;
   p->has_staged_size = 1;
   p->staged_size = expr_of(w, th_plan_staged_bytes(t));
   p->has_arena_size = 1;

@@ -121,7 +121,6 @@ th_status th_run_begin(th_plan *plan, const th_tensor_in *inputs, uint32_t count
   th_run *run = calloc(1, sizeof *run + count * sizeof(void *));
   if (!run) return TH_ERROR(RESOURCE_EXHAUSTED, "no memory for a call");
   run->plan = plan;
-  run->n_inputs = count;
   run->context.threads = threads;
   th_world(&run->context.rank, &run->context.world);
   th_status status;
@@ -193,6 +192,19 @@ th_status th__run_fill_value(const th_run *run, size_t i, th_dtype dtype, uint64
   else if (th_dtype_is_integral(dtype)) raw = (uint64_t)(integer ? n : (int64_t)f);
   else return TH_ERROR(UNIMPLEMENTED, "a fill of dtype %s", th_dtype_name(dtype));
   *out = raw;
+  return TH_OK;
+}
+
+th_status th__run_library_args(const th_run *run, size_t i, th_view *views, int64_t *ints, th_library_args *out) {
+  const Thunder__Wire__Plan *p = run->plan->wire;
+  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, results = p->instr_outputs[i];
+  uint32_t first = p->instr_ints_begin[i], n_ints = p->instr_ints_begin[i + 1] - first;
+  if (n > TH_RUN_VIEWS || n_ints > TH_RUN_INTS) return TH_ERROR(UNIMPLEMENTED, "library call %zu has %u tensors and %u ints", i, n, n_ints);
+  for (uint32_t k = 0; k < n; k++) th__run_view(run, p->instr_tensors[begin + k], &views[k]);
+  for (uint32_t k = 0; k < n_ints; k++) ints[k] = run->values[p->instr_ints[first + k]];
+  const double *scale = p->instr_floats + p->instr_floats_begin[i];
+  *out = (th_library_args){.operands = views, .results = views + n - results, .n_operands = n - results, .n_results = results, .n_ints = n_ints, .ints = ints,
+                           .alpha = scale[0], .beta = scale[1], .context = &run->context, .deterministic = p->deterministic};
   return TH_OK;
 }
 

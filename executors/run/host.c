@@ -22,17 +22,10 @@ static th_status run_kernel(th_run *run, size_t i) {
 }
 
 static th_status run_library(th_run *run, size_t i) {
-  const Thunder__Wire__Plan *p = run->plan->wire;
-  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, first = p->instr_ints_begin[i], n_ints = p->instr_ints_begin[i + 1] - first;
-  th_view views[16];
-  int64_t ints[256];
-  if (n > 16 || n_ints > 256) return TH_ERROR(UNIMPLEMENTED, "library call %zu has %u tensors and %u ints", i, n, n_ints);
-  for (uint32_t k = 0; k < n; k++) th__run_view(run, p->instr_tensors[begin + k], &views[k]);
-  for (uint32_t k = 0; k < n_ints; k++) ints[k] = run->values[p->instr_ints[first + k]];
-  const double *scale = p->instr_floats + p->instr_floats_begin[i];
-  uint32_t results = p->instr_outputs[i];
-  th_library_args args = {.operands = views, .results = views + n - results, .n_operands = n - results, .n_results = results, .n_ints = n_ints, .ints = ints,
-                          .alpha = scale[0], .beta = scale[1], .context = &run->context};
+  th_view views[TH_RUN_VIEWS];
+  int64_t ints[TH_RUN_INTS];
+  th_library_args args;
+  TH_TRY(th__run_library_args(run, i, views, ints, &args));
   return th_status_prefix(run->plan->functions[i](&args), "instruction %zu", i);
 }
 

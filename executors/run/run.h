@@ -9,8 +9,7 @@
  * of 256 from its aligned start; -1: there is none. */
 typedef struct th_run_layout {
   int64_t mirror, total;  /* of what is staged, constants included; of all */
-  int64_t staged;         /* bytes that are staged, without constants */
-  int64_t staged_total;   /* with them */
+  int64_t staged_total;   /* bytes that are staged, with constants */
   int64_t *constants;     /* by constant: offset in what is staged */
   int64_t *copies;        /* by input: a copy that the device reads in its place */
   int64_t *copy_bytes;
@@ -36,7 +35,6 @@ struct th_run {
   char *device_memory;    /* aligned to 256 bytes */
   void **outputs;         /* by escaping buffer: the caller's */
   th_run_layout layout;
-  uint32_t n_inputs;
   void *inputs[];         /* data of the inputs */
 };
 
@@ -50,6 +48,9 @@ void th__run_view(const th_run *run, uint32_t tensor, th_view *out); /* data: NU
 void th__run_fill_tensors(th_run *run);                             /* `tensors` from `buffers` */
 /* The element that fill instruction `i` writes, in the first bytes of *out. */
 th_status th__run_fill_value(const th_run *run, size_t i, th_dtype dtype, uint64_t *out);
+/* The views (16), ints (TH_RUN_INTS) and numbers of library instruction `i`; *out points into them. What a device adds is zero. */
+enum { TH_RUN_VIEWS = 16, TH_RUN_INTS = 1024 };
+th_status th__run_library_args(const th_run *run, size_t i, th_view *views, int64_t *ints, th_library_args *out);
 int64_t th__view_extent(const th_view *view); /* bytes from its first element to the end of its last */
 
 th_status th__host_execute(th_run *run);

@@ -23,7 +23,7 @@ static void keep_free(th_library_state *s) { states--, free(s); }
 static th_status seven(const th_library_args *a) {
   const th_cuda_driver *d;
   TH_TRY(th_cuda_driver_open(&d));
-  CHECK(a->n_operands == 1 && a->n_results == 1 && a->operands[0].rank == 1 && a->results[0].dims[0] == N && a->ints[0] == 42 && a->alpha == 0.5 && a->device >= 0);
+  CHECK(a->n_operands == 1 && a->n_results == 1 && a->operands[0].rank == 1 && a->results[0].dims[0] == N && a->ints[0] == 42 && a->alpha == 0.5 && a->device >= 0 && a->deterministic);
   CHECK(a->scratch && a->scratch_bytes == N * 4 && a->blob_size == 4 && !memcmp(a->blob, "plan", 4));
   if (!*a->state) {
     CHECK(!a->capturing);
@@ -64,6 +64,7 @@ static void make(int64_t staged_bytes) {
   instruction(&m, TH_INSTR_WAIT, (uint32_t)m.p.n_instr_kind - 1, 0, END), done(&m);
   m.p.has_arena_size = 1, m.p.arena_size = K(&m, 1024);
   m.p.has_staged_size = 1, m.p.staged_size = K(&m, staged_bytes);
+  m.p.has_deterministic = 1, m.p.deterministic = 1;
 }
 
 static th_status load(th_program **out) {

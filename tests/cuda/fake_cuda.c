@@ -231,10 +231,6 @@ CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CU
   ENTER();
   return copy(AT(to), AT(from), bytes, stream);
 }
-CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t bytes, CUstream stream) {
-  ENTER();
-  return copy(to, AT(from), bytes, stream);
-}
 static CUresult set(CUdeviceptr to, unsigned width, unsigned value, size_t n, CUstream stream) { return put(stream, &(work){.kind = WORK_SET, .to = AT(to), .width = width, .value = value, .bytes = n}); }
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t n, CUstream stream) {
   ENTER();

@@ -124,3 +124,12 @@ def test_an_architecture_that_nvrtc_does_not_know(tmp_path):
     for arch in ("sm_1", "sm_" + "9" * 300):
         with pytest.raises(AssertionError, match=f"nvrtcCompileProgram for {arch}"):
             programs.executable(job, arch, tmp_path / "job")
+
+
+@pytest.mark.quick
+def test_a_plan_says_whether_its_library_calls_are_deterministic(tmp_path):
+    need_nvrtc()
+    job, = programs.captured([lambda: thunder.compile(lambda x: x @ x)(torch.ones(3, 3))])
+    for said in (False, True):
+        job.options.deterministic = said
+        assert [plan.deterministic for plan in programs.executable(job, "sm_90", tmp_path / "job").plans] == [said]

@@ -45,7 +45,6 @@ enum {
                              unsigned block_z, unsigned shared_bytes, CUstream stream, void **parameters, void **extra))                              \
   X(copy_in, cuMemcpyHtoDAsync_v2, (CUdeviceptr to, const void *from, size_t bytes, CUstream stream))                                                 \
   X(copy, cuMemcpyDtoDAsync_v2, (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream))                                                    \
-  X(copy_out, cuMemcpyDtoHAsync_v2, (void *to, CUdeviceptr from, size_t bytes, CUstream stream))                                                      \
   X(set_8, cuMemsetD8Async, (CUdeviceptr to, unsigned char value, size_t n, CUstream stream))                                                         \
   X(set_16, cuMemsetD16Async, (CUdeviceptr to, unsigned short value, size_t n, CUstream stream))                                                      \
   X(set_32, cuMemsetD32Async, (CUdeviceptr to, unsigned value, size_t n, CUstream stream))                                                            \

@@ -24,18 +24,15 @@ static th_status place_copies(th_run *run) {
   const th_plan *plan = run->plan;
   const Thunder__Wire__Plan *p = plan->wire;
   th_run_layout *l = &run->layout;
+  uint32_t n_inputs = (uint32_t)p->n_input_tensor;
   int64_t user_bytes = 0;
-  for (uint32_t i = 0; i < run->n_inputs; i++) {
-    th_view v;
+  for (uint32_t i = 0; i < n_inputs; i++) {
     l->copies[i] = -1;
-    if (th__input_on_host(p, i)) continue;
-    th__run_view(run, p->input_tensor[i], &v);
-    l->copy_bytes[i] = th__view_extent(&v);
     if (p->input_kind[i] == USER) user_bytes += l->copy_bytes[i];
   }
   bool steady = run->step && !plan->no_graph && user_bytes < copied_at_most;
-  for (uint32_t i = 0; i < run->n_inputs; i++) {
-    if (th__input_on_host(p, i) || l->copy_bytes[i] <= 0) continue;
+  for (uint32_t i = 0; i < n_inputs; i++) {
+    if (l->copy_bytes[i] <= 0) continue;
     bool written = plan->written[i] || (p->input_flags[i] & TH_INPUT_FLAG_DONATED), odd = (uintptr_t)run->inputs[i] % INPUT_ALIGNMENT;
     if (odd && written)
       return TH_ERROR(INVALID_ARGUMENT, "input %u is at an address (%p) that is no multiple of %d bytes, and it is written in place; give a copy of it (.clone())",
@@ -49,16 +46,23 @@ th_status th__cuda_lay_out(th_run *run) {
   const th_plan *plan = run->plan;
   const Thunder__Wire__Plan *p = plan->wire;
   th_run_layout *l = &run->layout;
-  if (!l->copies) {
-    l->copies = calloc(2 * (size_t)run->n_inputs + plan->n_escaping + p->n_constants + 1, sizeof *l->copies);
+  if (!l->copies) { /* the call's first time here; a step comes again */
+    size_t n_inputs = p->n_input_tensor;
+    l->copies = calloc(2 * n_inputs + plan->n_escaping + p->n_constants + 1, sizeof *l->copies);
     if (!l->copies) return TH_ERROR(RESOURCE_EXHAUSTED, "no memory for a call");
-    l->copy_bytes = l->copies + run->n_inputs;
-    l->escaping = l->copy_bytes + run->n_inputs;
+    l->copy_bytes = l->copies + n_inputs;
+    l->escaping = l->copy_bytes + n_inputs;
     l->constants = l->escaping + plan->n_escaping;
+    for (uint32_t i = 0; i < n_inputs; i++) {
+      th_view v;
+      if (th__input_on_host(p, i)) continue; /* nothing to copy: 0 */
+      th__run_view(run, p->input_tensor[i], &v);
+      l->copy_bytes[i] = th__view_extent(&v);
+    }
   }
   l->total = 0;
   place(l, run->values[p->arena_size]);
-  l->staged = l->staged_total = p->has_staged_size && run->values[p->staged_size] > 0 ? run->values[p->staged_size] : 0;
+  l->staged_total = p->has_staged_size && run->values[p->staged_size] > 0 ? run->values[p->staged_size] : 0;
   for (size_t i = 0; i < p->n_constants; i++) {
     l->constants[i] = (l->staged_total + 15) / 16 * 16;
     l->staged_total = l->constants[i] + (int64_t)p->constants[i].len;
@@ -109,16 +113,14 @@ static th_status launch(th_cuda_call *c, size_t i) {
 static th_status library(th_cuda_call *c, size_t i) {
   const th_run *run = c->run;
   const Thunder__Wire__Plan *p = run->plan->wire;
-  uint32_t begin = p->instr_tensors_begin[i], n = p->instr_tensors_begin[i + 1] - begin, results = p->instr_outputs[i];
-  uint32_t first = p->instr_ints_begin[i], n_ints = p->instr_ints_begin[i + 1] - first;
-  th_view views[16], scratch;
-  int64_t ints[MANY_SIZES];
-  if (n > 16 || n_ints > MANY_SIZES) return TH_ERROR(UNIMPLEMENTED, "library call %zu has %u tensors and %u ints", i, n, n_ints);
-  for (uint32_t k = 0; k < n; k++) th__run_view(run, p->instr_tensors[begin + k], &views[k]);
-  for (uint32_t k = 0; k < n_ints; k++) ints[k] = run->values[p->instr_ints[first + k]];
-  const double *scale = p->instr_floats + p->instr_floats_begin[i];
-  th_library_args args = {.operands = views, .results = views + n - results, .n_operands = n - results, .n_results = results, .n_ints = n_ints, .ints = ints,
-                          .alpha = scale[0], .beta = scale[1], .context = &run->context, .stream = c->stream, .device = run->device, .capturing = c->capturing, .state = &c->plan->states[i]};
+  th_view views[TH_RUN_VIEWS], scratch;
+  int64_t ints[TH_RUN_INTS];
+  th_library_args args;
+  TH_TRY(th__run_library_args(run, i, views, ints, &args));
+  args.stream = c->stream;
+  args.device = run->device;
+  args.capturing = c->capturing;
+  args.state = &c->plan->states[i];
   if (p->n_instr_scratch && p->instr_scratch[i]) {
     th__run_view(run, p->instr_scratch[i] - 1, &scratch);
     args.scratch = scratch.data;
@@ -298,7 +300,7 @@ static th_status execute(th_cuda_call *c) {
   if (run->step) TH_TRY(begin_step(c));
   th_status status;
   TH_TRY_CLEANUP(upload(c));
-  for (uint32_t i = 0; i < run->n_inputs; i++)
+  for (uint32_t i = 0; i < run->plan->wire->n_input_tensor; i++)
     if (l->copies[i] >= 0) TH_TRY_CLEANUP(copy_bytes(c, run->device_memory + l->copies[i], run->inputs[i], l->copy_bytes[i]));
   fill_device_buffers(run);
   TH_TRY_CLEANUP(run->step && !plan->no_graph ? th__cuda_step(c) : th__cuda_issue(c));
