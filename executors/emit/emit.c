@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "ir/base/half.h"
 #include "ir/executor.h"
 #include "ir/passes/plan.h"
 #include "proto/plan.pb-c.h"
@@ -132,13 +133,11 @@ static th_status constant_bytes(writer *w, th_value v, ProtobufCBinaryData *out)
   size_t size = th_dtype_size(dtype);
   uint8_t *bytes = th_arena_alloc(w->a, 16);
   float g = (float)f;
-  uint32_t bits;
-  memcpy(&bits, &g, 4);
   switch (dtype) {
     case TH_DTYPE_f64: memcpy(bytes, &f, 8); break;
     case TH_DTYPE_f32: memcpy(bytes, &g, 4); break;
     case TH_DTYPE_bf16: {
-      uint16_t h = g != g ? 0x7fc0 : (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+      uint16_t h = th_to_bf16(g);
       memcpy(bytes, &h, 2);
       break;
     }

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "executors/run/cuda/program.h"
-#include "executors/run/half.h"
 #include "executors/run/run.h"
+#include "ir/base/half.h"
 
 static int32_t threads = 1;
 int32_t th_set_threads(int32_t n) {
@@ -186,8 +186,8 @@ th_status th__run_fill_value(const th_run *run, size_t i, th_dtype dtype, uint64
   float g = (float)f;
   if (dtype == TH_DTYPE_f64) memcpy(&raw, &f, 8);
   else if (dtype == TH_DTYPE_f32) memcpy(&raw, &g, 4);
-  else if (dtype == TH_DTYPE_bf16) half = th__to_bf16(g), memcpy(&raw, &half, 2);
-  else if (dtype == TH_DTYPE_f16) half = th__to_f16(g), memcpy(&raw, &half, 2);
+  else if (dtype == TH_DTYPE_bf16) half = th_to_bf16(g), memcpy(&raw, &half, 2);
+  else if (dtype == TH_DTYPE_f16) half = th_to_f16(g), memcpy(&raw, &half, 2);
   else if (dtype == TH_DTYPE_bool) raw = f != 0;
   else if (th_dtype_is_integral(dtype)) raw = (uint64_t)(integer ? n : (int64_t)f);
   else return TH_ERROR(UNIMPLEMENTED, "a fill of dtype %s", th_dtype_name(dtype));

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "executors/run/half.h"
 #include "executors/run/run.h"
+#include "ir/base/half.h"
 
 #define BAD(...) TH_ERROR(INVALID_ARGUMENT, "plan: " __VA_ARGS__)
 
@@ -36,8 +36,8 @@ static int class_of(th_dtype d) { return !th_dtype_is_float(d) ? CLASS_INT : d =
 static cell rounded(th_dtype dtype, cell x) {
   switch (dtype) {
     case TH_DTYPE_f32: return (cell){.f = (float)x.f};
-    case TH_DTYPE_f16: return (cell){.f = th__from_f16(th__to_f16((float)x.f))};
-    case TH_DTYPE_bf16: return (cell){.f = th__from_bf16(th__to_bf16((float)x.f))};
+    case TH_DTYPE_f16: return (cell){.f = th_from_f16(th_to_f16((float)x.f))};
+    case TH_DTYPE_bf16: return (cell){.f = th_from_bf16(th_to_bf16((float)x.f))};
     case TH_DTYPE_bool: return (cell){.i = x.i != 0};
     case TH_DTYPE_u8: return (cell){.i = (uint8_t)x.i};
     case TH_DTYPE_i8: return (cell){.i = (int8_t)x.i};
@@ -71,8 +71,8 @@ static cell load(th_dtype dtype, const void *at) {
     case TH_DTYPE_i16: return (cell){.i = m.i16};
     case TH_DTYPE_i32: return (cell){.i = m.i32};
     case TH_DTYPE_u32: return (cell){.i = m.u32};
-    case TH_DTYPE_f16: return (cell){.f = th__from_f16(m.u16)};
-    case TH_DTYPE_bf16: return (cell){.f = th__from_bf16(m.u16)};
+    case TH_DTYPE_f16: return (cell){.f = th_from_f16(m.u16)};
+    case TH_DTYPE_bf16: return (cell){.f = th_from_bf16(m.u16)};
     case TH_DTYPE_f32: return (cell){.f = m.f32};
     case TH_DTYPE_f64: return (cell){.f = m.f64};
     default: return (cell){.i = m.i64};
@@ -84,8 +84,8 @@ static void store(th_dtype dtype, cell x, void *at) {
   uint16_t h;
   switch (dtype) {
     case TH_DTYPE_f32: memcpy(at, &f, 4); break;
-    case TH_DTYPE_f16: h = th__to_f16(f), memcpy(at, &h, 2); break;
-    case TH_DTYPE_bf16: h = th__to_bf16(f), memcpy(at, &h, 2); break;
+    case TH_DTYPE_f16: h = th_to_f16(f), memcpy(at, &h, 2); break;
+    case TH_DTYPE_bf16: h = th_to_bf16(f), memcpy(at, &h, 2); break;
     default: memcpy(at, &x, th_dtype_size(dtype)); /* f64; of integers the low bytes: little-endian machines */
   }
 }

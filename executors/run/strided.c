@@ -1,7 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "executors/run/half.h"
+#include "ir/base/half.h"
 #include "executors/run/library.h"
 
 int64_t th_view_numel(const th_view *v) {
@@ -23,8 +23,8 @@ static void copy_row(th_dtype a, const void *from, int64_t from_stride, th_dtype
   else if (a == b && size == 2) LOOP(uint16_t, uint16_t, x)
   else if (a == b && size == 4) LOOP(uint32_t, uint32_t, x)
   else if (a == b && size == 8) LOOP(uint64_t, uint64_t, x)
-  else if (a == TH_DTYPE_bf16 && b == TH_DTYPE_f32) LOOP(uint16_t, float, th__from_bf16(x))
-  else if (a == TH_DTYPE_f32 && b == TH_DTYPE_bf16) LOOP(float, uint16_t, th__to_bf16(x))
+  else if (a == TH_DTYPE_bf16 && b == TH_DTYPE_f32) LOOP(uint16_t, float, th_from_bf16(x))
+  else if (a == TH_DTYPE_f32 && b == TH_DTYPE_bf16) LOOP(float, uint16_t, th_to_bf16(x))
   else if (a == TH_DTYPE_f32 && b == TH_DTYPE_f64) LOOP(float, double, x)
   else if (a == TH_DTYPE_f64 && b == TH_DTYPE_f32) LOOP(double, float, (float)x)
 }

@@ -8,6 +8,7 @@
 
 #include "executors/cudnn/attention.h"
 #include "executors/run/library.h"
+#include "ir/base/half.h"
 #include "executors/vendor/vendor.h"
 
 /* ---- the driver ---- */
@@ -62,19 +63,6 @@ static void device_words(char *buffer, size_t size) {
 
 /* ---- tensors: the same numbers on both sides ---- */
 
-static float bf16_to_float(uint16_t x) {
-  uint32_t bits = (uint32_t)x << 16;
-  float value;
-  memcpy(&value, &bits, 4);
-  return value;
-}
-
-static uint16_t float_to_bf16(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 static float random_number(void) { /* about normal */
   static uint64_t state = 88172645463325252u;
   float sum = 0;
@@ -104,7 +92,7 @@ static tensor make(int64_t b, int64_t h, int64_t rows, int64_t columns, bool fil
   CUDA(cuMemsetD8_v2(memory, 0xff, t.numel * th_dtype_size(d))); /* NaN */
   if (fill) {
     uint16_t *rounded = malloc(t.numel * 2);
-    for (size_t i = 0; i < t.numel; i++) ((float *)t.host.data)[i] = bf16_to_float(rounded[i] = float_to_bf16(random_number()));
+    for (size_t i = 0; i < t.numel; i++) ((float *)t.host.data)[i] = th_from_bf16(rounded[i] = th_to_bf16(random_number()));
     CUDA(cuMemcpyHtoD_v2(memory, rounded, t.numel * 2));
     free(rounded);
   }
@@ -123,7 +111,7 @@ static double difference(const tensor *t, float *out) {
   double top = 0, worst = 0;
   CUDA(cuMemcpyDtoH_v2(raw, (uintptr_t)t->device.data, t->numel * each));
   for (size_t i = 0; i < t->numel; i++) {
-    float x = each == 2 ? bf16_to_float(((uint16_t *)raw)[i]) : ((float *)raw)[i], y = ((float *)t->host.data)[i];
+    float x = each == 2 ? th_from_bf16(((uint16_t *)raw)[i]) : ((float *)raw)[i], y = ((float *)t->host.data)[i];
     if (out) out[i] = x;
     if (fabs(y) > top) top = fabs(y);
     if (!(fabs(x - y) <= worst)) worst = fabs(x - y); /* NaN counts */
