@@ -1,6 +1,6 @@
 /* What this folder uses of cuDNN's backend API: types, numbers and the table of its functions. Written down here so that no
  * cuDNN headers are needed to build. Values are those of cudnn_graph_v9.h of nvidia-cudnn-cu13 9.19.0.56 (cuDNN 9.19.0) and are part
- * of the ABI of libcudnn.so.9: NVIDIA appends and never renumbers within 9. tests/cuda/test_cudnn_abi.py holds them against
+ * of the ABI of libcudnn.so.9: NVIDIA appends and never renumbers within 9. tests/cuda/test_abi.py holds them against
  * the header where the wheel is unpacked. */
 #ifndef THUNDER_EXECUTORS_CUDNN_CUDNN_ABI_H
 #define THUNDER_EXECUTORS_CUDNN_CUDNN_ABI_H

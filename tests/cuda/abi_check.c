@@ -1,4 +1,4 @@
-/* Holds executors/run/cublaslt/cublaslt_abi.h against NVIDIA's headers, where there are some:
+/* Holds executors/run/cublaslt/cublaslt_abi.h against NVIDIA's headers, where there are some (test_abi.py):
  *   cc -fsyntax-only -I. -I<nvidia-cublas wheel>/nvidia/cu13/include -I/usr/local/cuda/include tests/cuda/abi_check.c */
 #include <cuda.h>
 #include <cublasLt.h>

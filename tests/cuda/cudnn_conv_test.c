@@ -4,32 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "executors/cudnn/conv.h"
-#include "executors/vendor/vendor.h"
-
-static int failures;
-
-static void expect(bool fine, const char *what, const char *detail) {
-  if (fine) return;
-  fprintf(stderr, "FAILED %s: %s\n", what, detail);
-  failures++;
-}
-
-static void expect_status(th_status status, th_code code, const char *part, const char *what) {
-  char text[4096];
-  th_status_format(status, text, sizeof text);
-  expect(th_status_code(status) == code && strstr(text, part), what, text);
-  th_status_free(status);
-}
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
-}
+#include "tests/cuda/cudnn_plans.h"
 
 typedef struct shape {
   const char *name;
@@ -139,23 +117,12 @@ static void plan_one(const shape *s, th_cudnn_conv_kind kind, const char *device
   free(bytes);
 }
 
-static bool plan_all(FILE *into) {
-  th_cudnn_device h100 = {.sm_major = 9, .sms = 132, .shared_per_block_optin = 232448, .l2_bytes = 52428800, .memory_bytes = 85017493504, .name = "NVIDIA H100 80GB HBM3"};
-  char device[2048], stub[2048], text[2048];
-  const char *build = getenv("THUNDER_BUILD_DIR");
-  uint32_t version;
-  snprintf(stub, sizeof stub, "%s/lib/cuda-stub/libcuda.so.1", build ? build : "build");
-  th_cudnn_device_json(&h100, device, sizeof device);
-  th_status status = th_cudnn_open(stub, &version);
-  if (status) {
-    th_status_format(status, text, sizeof text);
-    th_status_free(status);
-    fprintf(stderr, "%s\n", text);
-    return false;
-  }
-  for (int i = 0; i < SHAPES; i++)
+static void plan_all(FILE *into) {
+  char device[2048];
+  uint32_t version = open_cudnn();
+  device_text(device, sizeof device);
+  for (int i = 0; i < SHAPES && !failures; i++)
     for (int kind = 0; kind < TH_CUDNN_CONV_KINDS; kind++) plan_one(&shapes[i], (th_cudnn_conv_kind)kind, device, version, into);
-  return true;
 }
 
 int main(int argc, char **argv) {
@@ -165,12 +132,14 @@ int main(int argc, char **argv) {
   self[n] = 0;
   if (argc == 3) {
     FILE *f = fopen(argv[2], "wb");
-    bool opened = f && plan_all(f);
-    if (f) fclose(f);
-    return failures || !opened;
+    if (!f) return 1;
+    plan_all(f);
+    fclose(f);
+    return failures != 0;
   }
   check_descriptions();
-  if (!plan_all(NULL)) return failures ? 1 : 77;
+  if (!have_wheels()) return failures ? 1 : 77;
+  plan_all(NULL);
   if (!mkdtemp(base)) return 1;
   snprintf(command, sizeof command, "cd %s && '%s' write a >/dev/null && X=1 LANG=de_DE.UTF-8 TZ=Asia/Tokyo HOME=/ '%s' write b >/dev/null && cmp a b && rm -r %s", base, self, self, base);
   expect(!system(command), "the same bytes in two environments", base);

@@ -5,6 +5,7 @@
 import os
 import subprocess
 
+import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -56,8 +57,24 @@ def captured(calls, target="cuda:sm_90"):
     return found
 
 
+def folders():
+    """Where NVIDIA's libraries are looked for: as the client does."""
+    return [f for f in (os.environ.get("THUNDER_CUDA_LIBS") or device.library_folders()).split(":") if f]
+
+
+def need(*files):
+    """Their paths; without one of them the test is skipped, but not in CI: deploy/setup.sh installs them there. A file of a wheel's
+    folders of libraries ("libnvrtc.so.13"), or beside such a folder ("include/cublasLt.h")."""
+    found = [next((path for folder in folders() for path in (os.path.join(folder, f), os.path.join(folder, "..", f)) if os.path.exists(path)), None) for f in files]
+    missing = [f for f, path in zip(files, found) if path is None]
+    if missing:
+        assert os.environ.get("CI") != "true", f"CI has {missing}: deploy/setup.sh installs NVIDIA's wheels"
+        pytest.skip(f"{', '.join(missing)} not in THUNDER_CUDA_LIBS and not in a wheel of this environment (deploy/setup.sh with THUNDER_CUDNN=1)")
+    return found
+
+
 def environment():
-    return {**os.environ, "THUNDER_CUDA_LIBS": os.environ.get("THUNDER_CUDA_LIBS") or device.library_folders()}
+    return {**os.environ, "THUNDER_CUDA_LIBS": ":".join(folders())}
 
 
 def executable(job, arch, path):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import thunder
 
 import gpu_programs
+import test_kernels
 
 pytestmark = pytest.mark.quick
 THUNDERC = os.path.join(os.environ.get("THUNDER_BIN", ""), "thunderc")
@@ -151,6 +152,7 @@ def test_plan(monkeypatch, tmp_path, precision):
 
 
 def test_compiles_for_a_gpu(monkeypatch, tmp_path):
+    test_kernels.need_nvrtc()
     job = dumped(monkeypatch, tmp_path, "cuda:sm_90", precision="bf16-mixed")
     done = subprocess.run([THUNDERC, os.path.join(job, "job.bin"), "--dump-after=none", "-o", str(tmp_path / "plan")], capture_output=True, text=True, timeout=120, env=gpu_programs.environment())
     assert done.returncode == 0, done.stderr

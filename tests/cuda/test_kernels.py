@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import thunder
-from thunder import device
 
 import cubin
 import gpu_programs as programs
@@ -26,8 +25,7 @@ CROWDED = {"gpt", "gpt_bf16"}     # ... but for these programs: the random numbe
 
 @functools.cache
 def nvrtc():
-    folders = (os.environ.get("THUNDER_CUDA_LIBS") or device.library_folders()).split(":")
-    for path in [os.path.join(f, "libnvrtc.so.13") for f in folders if f] + ["libnvrtc.so.13"]:
+    for path in [os.path.join(f, "libnvrtc.so.13") for f in programs.folders()] + ["libnvrtc.so.13"]:
         try:
             library, major, minor = ctypes.CDLL(path), ctypes.c_int(), ctypes.c_int()
             library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))

@@ -1,5 +1,5 @@
 /* The part of cublasLt's and the driver's C interfaces that this room uses, so that no CUDA header is needed to build. Values and
- * sizes are those of nvidia-cublas 13.10.0.20 (cublasLt.h, cublas_api.h) and CUDA 13.0 (library_types.h, cuda.h);
+ * sizes are those of nvidia-cublas 13.1.0.3 (cublasLt.h, cublas_api.h) and CUDA 13.0 (library_types.h, cuda.h);
  * tests/cuda/abi_check.c holds them against the headers where there are some. Private to executors/run/cublaslt and its tests. */
 #ifndef THUNDER_EXECUTORS_RUN_CUBLASLT_ABI_H
 #define THUNDER_EXECUTORS_RUN_CUBLASLT_ABI_H

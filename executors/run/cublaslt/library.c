@@ -38,7 +38,7 @@ static th_status load(th__lt_library *l) {
   void *handle, *lt[sizeof lt_names / sizeof *lt_names], *cu[sizeof cu_names / sizeof *cu_names];
   TH_TRY(th_vendor_open("libcuda.so.1", "install NVIDIA's driver", &handle));
   TH_TRY(th_vendor_symbols(handle, "libcuda.so.1", cu_names, cu, sizeof cu / sizeof *cu));
-  TH_TRY(th_vendor_open("libcublasLt.so.13", "pip install nvidia-cublas==13.10.0.20, or set THUNDER_CUDA_LIBS to its folder", &handle));
+  TH_TRY(th_vendor_open("libcublasLt.so.13", "pip install nvidia-cublas==13.1.0.3, or set THUNDER_CUDA_LIBS to its folder", &handle));
   TH_TRY(th_vendor_symbols(handle, "libcublasLt.so.13", lt_names, lt, sizeof lt / sizeof *lt));
   _Static_assert(sizeof l->lt == sizeof lt - 2 * sizeof *lt && sizeof l->cu == sizeof cu, "one pointer for each name");
   memcpy(&l->lt, lt, sizeof l->lt);

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from thunder import device
+import gpu_programs
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -25,13 +25,9 @@ def run(folder, target, *arguments):
     return done.stdout, folder / "dump"
 
 
-def have(library):
-    return any(os.path.exists(os.path.join(folder, library)) for folder in (os.environ.get("THUNDER_CUDA_LIBS") or device.library_folders()).split(":") if folder)
-
-
-@pytest.mark.skipif(not (have("libnvrtc.so.13") and have("libcudnn.so.9")), reason="no NVRTC and cuDNN, neither in THUNDER_CUDA_LIBS nor as wheels: make setup THUNDER_CUDNN=1")
 @pytest.mark.parametrize("last", [(), ("last",)])
 def test_compiles_for_sm_90(last, tmp_path):
+    gpu_programs.need("libnvrtc.so.13", "libcudnn.so.9")
     said, dump = run(tmp_path / "rt", "cuda:sm_90:cudnn=9.19.0", "bf16", *last)
     assert said.startswith("ValueError input 0 is not on cuda"), said  # one plan for the whole step, and nothing eager
     layout, = dump.rglob("*-layout__step.tir")

@@ -1,4 +1,4 @@
-"""A small residual CNN's training step, for test_cnn_cuda.py: `cnn_step.py [bf16] [last]` prints a loss a step, or what came instead."""
+"""A small residual CNN's training step, for test_cnn.py: `cnn_step.py [bf16] [last]` prints a loss a step, or what came instead."""
 import sys
 
 import torch
