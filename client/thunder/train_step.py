@@ -75,50 +75,64 @@ class _Compiled:
 
 
 class _Bound:
-    """An update's plan with its inputs in place, kept for the next call. Binding hundreds of parameters and states takes longer than
-    launching a plan on a GPU; seeing that they are still the same objects does not. What differs at each call stays open: the batch,
-    the seed, the optimizer's numbers."""
+    """A phase's plan with its inputs in place. Binding hundreds of parameters and states takes longer than launching a plan on a GPU; seeing
+    that they are still the same objects does not: so what an update was bound to is kept for the next one. What differs at each call
+    stays open: the batch, the seed, the optimizer's numbers."""
 
-    def __init__(self, region, plan, used, params, arguments, inputs):
-        self.region, self.plan, self.used, self.params = region, plan, used, [p for p, _ in params]
-        self.kept = {i for i, _ in region.params}
-        self.seen = self.identity(arguments)
-        self.inputs = [None] * len(inputs)  # no reference to a batch
-        self.batch, self.seeds, self.offsets, self.numbers, at = [], [], [], [], 0
-        for position, kind in enumerate(plan.input_kinds):
+    def __init__(self, region, phase, arguments):
+        step = region.step
+        self.region, self.known = region, step.known if phase != "accumulate" and step.known.kind != "none" else None
+        owners = {id(p): i for i, group in enumerate(step.optimizer.param_groups) for p in group["params"]}
+        self.used, groups = step.known.groups([(arguments[i], owners.get(id(arguments[i]), 0)) for i, _ in region.params])
+        self.plan = region.plan(phase, self.used, groups)
+        self.params = [arguments[i] for i, _ in region.params]
+        groups = [step.optimizer.param_groups[self.used[g][0]] for g in groups]
+        self.made_now = [p for p in self.params if self.known and p not in step.optimizer.state]
+        states = iter([t for p, group in zip(self.params, groups) for t in self.known.state(p, group)] if self.known else ())
+        accumulators = iter([step.accumulator(p) for p in self.params])
+        self.mine = [i for i, _ in region.params]
+        # Parameters, states, constants: kept. The batch: where it goes, without a reference.
+        self.inputs, self.batch, self.numbers, self.seeds, self.offsets = [], [], [], [], []
+        kept, given = {*self.mine}, enumerate([*arguments, *region.constants])
+        for position, kind in enumerate(self.plan.input_kinds):
+            value = None
             if kind == wire.INPUT_SEED:
                 self.seeds.append(position)
             elif kind == wire.INPUT_OFFSET:
                 self.offsets.append(position)
             elif kind == wire.INPUT_HYPER:
                 self.numbers.append(position)
+            elif kind == wire.INPUT_ACCUMULATOR:
+                value = next(accumulators)
             elif kind == wire.INPUT_STATE:
-                self.inputs[position] = inputs[position]
+                value = next(states)
             else:
-                if at < len(arguments) and at not in self.kept:
+                at, value = next(given)
+                if at < len(arguments) and at not in kept:
                     self.batch.append((position, at))
-                else:
-                    self.inputs[position] = inputs[position]
-                at += 1
+                    value = None
+            self.inputs.append(value)
+        self.seen = self.identity(arguments)
 
     def identity(self, arguments):
         """Everything that the binding came from: equal lists say that it holds. The objects are alive, as the inputs hold them."""
         step = self.region.step
         state, groups = step.optimizer.state, step.optimizer.param_groups
         states = [id(t) for p in self.params for t in state.get(p, {}).values()]
-        return [id(arguments[i]) for i in self.kept], states, [len(g["params"]) for g in groups], step.known.flags(self.used), step.clip is not None
+        return [id(arguments[i]) for i in self.mine], states, [len(g["params"]) for g in groups], step.known.flags(self.used), step.clip is not None
 
     def fits(self, arguments):
         return self.seen == self.identity(arguments)
 
-    def bind(self, arguments, numbers, where):
-        inputs = self.inputs.copy()
+    def bind(self, arguments, scale):
+        inputs, step = self.inputs.copy(), self.region.step
         for position, i in self.batch:
             inputs[position] = arguments[i]
+        numbers = [*(self.known.numbers(self.used) if self.known else ()), *([float(step.clip)] if step.clip is not None else ()), scale]
         for position, number in zip(self.numbers, numbers):
             inputs[position] = number
         if self.seeds or self.offsets:
-            seed, offset = device.draw(where)
+            seed, offset = device.draw(self.region.where)
             for position in self.seeds:
                 inputs[position] = seed
             for position in self.offsets:
@@ -203,64 +217,38 @@ class _StepRegion:
                                    "without it; give micro-batches of one update the same parameters, or use accumulate=1", "UNIMPLEMENTED")
 
     def run(self, phase, arguments, scale):
-        step = self.step
+        step, update = self.step, phase != "accumulate"
         self.arguments = arguments
-        if phase != "accumulate":
+        if update:
             self.check_pending()
-        bound, numbers = self.bound, lambda used: [*step.known.numbers(used), *([float(step.clip)] if step.clip is not None else ()), scale]
-        if phase == "update" and bound is not None and bound.fits(arguments):
-            made = bound.plan.run_step(bound.bind(arguments, numbers(bound.used), self.where))
-            step.touched.clear()
-            return self.updated(made, bound.params)
+        lasting = phase == "update" and step.accumulate == 1 and step.known.kind != "none"
+        bound = self.bound if lasting and self.bound is not None and self.bound.fits(arguments) else _Bound(self, phase, arguments)
         self.bound = None
-        owners = {id(p): i for i, group in enumerate(step.optimizer.param_groups) for p in group["params"]}
-        used, groups = step.known.groups([(arguments[i], owners.get(id(arguments[i]), 0)) for i, _ in self.params])
-        plan = self.plan(phase, used, groups)
-        params = [(arguments[i], step.optimizer.param_groups[used[g][0]]) for (i, _), g in zip(self.params, groups)]
-        given = iter([*arguments, *self.constants])
-        accumulators = iter([step.accumulator(p) for p, _ in params])
-        update = phase != "accumulate"
-        known = step.known if update and step.known.kind != "none" else None
-        made_now = [p for p, group in params if known and p not in step.optimizer.state]
-        states = iter([t for p, group in params for t in known.state(p, group)] if known else ())
-        numbers = iter(numbers(used) if known else [*([float(step.clip)] if step.clip is not None else ()), scale])
-        inputs, seed = [], device.draw(self.where) if wire.INPUT_SEED in plan.input_kinds else None
-        for kind in plan.input_kinds:
-            inputs.append(seed[0] if kind == wire.INPUT_SEED else seed[1] if kind == wire.INPUT_OFFSET
-                          else next(accumulators) if kind == wire.INPUT_ACCUMULATOR else next(states) if kind == wire.INPUT_STATE
-                          else next(numbers) if kind == wire.INPUT_HYPER else next(given))
         try:
-            made = plan.run_step(inputs) if update else plan.run(inputs)
+            made = (bound.plan.run_step if update else bound.plan.run)(bound.bind(arguments, scale))
         except BaseException:
-            for p in made_now:  # as if the call had not been
+            for p in bound.made_now:  # as if the call had not been
                 step.optimizer.state.pop(p, None)
             raise
+        bound.made_now = ()
+        if lasting and not any(new for _, new in bound.used):  # new buffers are not new again
+            self.bound = bound
         if update:
             step.touched.clear()
         else:
-            step.touched.update(id(p) for p, _ in params)
-        if known and phase == "update" and step.accumulate == 1 and not any(new for _, new in used):  # new buffers are not new again
-            self.bound = _Bound(self, plan, used, params, arguments, inputs)
-        if known:
-            return self.updated(made, [p for p, _ in params], phase)
-        n = 0 if phase == "flush" else len(self.signature.outputs)
+            step.touched.update(id(p) for p in bound.params)
         if update and step.clip is not None:
-            step.grad_norm = made[n]
+            step.grad_norm = made[0 if phase == "flush" else len(self.signature.outputs)]
         if update and step.known.kind == "none":
-            for position, (kind, base) in enumerate(zip(plan.output_kinds, plan.output_bases)):
+            for position, (kind, base) in enumerate(zip(bound.plan.output_kinds, bound.plan.output_bases)):
                 if kind == wire.OUTPUT_GRADIENT:
                     arguments[base].grad = made[position]
             step.optimizer.step()
-            for p, _ in params:
+            for p in bound.params:
                 p.grad = None
-        return made
-
-    def updated(self, made, params, phase="update"):
-        """After a plan that holds the optimizer: what a step leaves besides new values."""
-        if self.step.clip is not None:
-            self.step.grad_norm = made[0 if phase == "flush" else len(self.signature.outputs)]
-        capture.mark_stepped(self.step.optimizer)
-        torch.autograd.graph.increment_version(params)
+        elif update:
+            capture.mark_stepped(step.optimizer)
+            torch.autograd.graph.increment_version(bound.params)
         return made
 
     def __call__(self, *arguments):
