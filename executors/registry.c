@@ -21,7 +21,7 @@ const th_executor *th_executor_find(const char *name) {
 void th_executors_of(const th_target *target, const th_executor *const **out, uint32_t *out_n) {
   bool cuda = !strcmp(target->name, "cuda"), simt = cuda && !strcmp(target->arch, "simt");
   *out = simt ? for_simt : cuda ? for_cuda : for_cpu;
-  *out_n = simt ? 3 : cuda ? sizeof for_cuda / sizeof *for_cuda : 1;
+  *out_n = simt ? sizeof for_simt / sizeof *for_simt : cuda ? sizeof for_cuda / sizeof *for_cuda : 1;
 }
 
 th_options th_options_default(void) {

@@ -112,6 +112,14 @@ struct th_executor {
 th_op *th_library_op(th_trace *trace, uint32_t body, const th_executor *executor, const th_library_call *call, const th_value *operands,
                      uint32_t n_operands, const th_type *types, uint32_t n_results);
 
+/* The ints of a list attribute from `at` on; returns where they end. For a library call's ints. */
+static inline th_dim *th_append_ints(th_dim *at, const th_attr *list) {
+  for (uint32_t i = 0; i < list->count; i++) *at++ = list->ints[i];
+  return at;
+}
+/* A dot's: counts of lhs_batch and lhs_contract, then its four lists; at most 4 * TH_MAX_RANK + 2. */
+th_dim *th_append_dot(th_context *context, th_dim *at, const th_op *dot);
+
 /* Appends a fusion of graph `body` to graph 0 of `trace`. */
 th_op *th_fusion_op(th_trace *trace, uint32_t body, const char *executor, const th_value *operands, uint32_t n_operands, const th_type *types, uint32_t n_results);
 

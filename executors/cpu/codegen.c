@@ -36,16 +36,6 @@ static void open_rows(th_gen *g, const th_dim *dims, uint32_t n, const char **in
   }
 }
 
-/* Values of shape `dims` of the body, computed in the open scope, so that inner loops find them. */
-static void hoist(th_gen *g, const th_type *shape, const char *const *index, bool inputs_only) {
-  for (uint32_t i = 0; i < g->body->n_inputs; i++)
-    if (same_dims(type_of(g, g->body->inputs[i]), shape)) th_gen_element(g, g->body->inputs[i], index);
-  for (size_t i = 0; i < g->body->n_ops && !inputs_only; i++) {
-    const th_op *op = g->body->ops[i];
-    if (op->kind != TH_OP_const && same_dims(type_of(g, op->result), shape)) th_gen_element(g, op->result, index);
-  }
-}
-
 static void store_all(th_gen *g, const th_type *shape, const char *const *index, const bool *done) {
   const char *names[64];
   for (uint32_t k = 0; k < g->body->n_outputs && k < 64; k++)
@@ -139,7 +129,7 @@ static void plain(th_gen *g, const th_type *shape, bool *done) {
     parallel(g, "", product(g, shape->dims, n));
     open_rows(g, shape->dims, n - 1, index);
     th_type row = {.rank = n - 1, .dims = shape->dims};
-    hoist(g, &row, index, true);
+    th_gen_hoist(g, &row, index, true);
     element_loop(g, "i", shape->dims[n - 1], NULL, shape, index, n - 1, done);
     th_gen_close(g);
   }
@@ -158,7 +148,7 @@ static void rows(th_gen *g, const th_type *domain, const th_op *first, bool *don
   size_t mark = th_gen_mark(g);
   parallel(g, "", product(g, domain->dims, domain->rank));
   open_rows(g, kept, n_kept, outer);
-  hoist(g, &row, outer, false);
+  th_gen_hoist(g, &row, outer, false);
   store_all(g, &row, outer, done);
   mark_done(g, &row, done);
   if (wants(g, domain, done)) {
@@ -234,7 +224,7 @@ static void columns(th_gen *g, const th_type *domain, const th_op *first, bool *
     }
   th_type lead = {.rank = last, .dims = domain->dims};
   size_t inside = th_gen_mark(g);
-  hoist(g, &lead, index, false);
+  th_gen_hoist(g, &lead, index, false);
   th_strbuf before = g->s;
   g->s = th_strbuf_make(g->a);
   g->indent++;
@@ -292,7 +282,7 @@ static void whole(th_gen *g, const th_op *op) {
       th_gen_line(g, "const int64_t %s = %s %% %s; %s /= %s;", index[i], rest, th_gen_dim(g, domain->dims[i]), rest, th_gen_dim(g, domain->dims[i]));
     }
     th_type row = {.rank = last, .dims = domain->dims};
-    hoist(g, &row, index, true);
+    th_gen_hoist(g, &row, index, true);
   }
   before = g->s;
   g->s = th_strbuf_make(g->a);
@@ -324,7 +314,7 @@ static void whole(th_gen *g, const th_op *op) {
 static void phases(th_gen *g) {
   bool *done = TH_ARENA_ARRAY(g->a, bool, g->body->n_outputs + 1);
   th_type scalar = {0};
-  hoist(g, &scalar, NULL, true);
+  th_gen_hoist(g, &scalar, NULL, true);
   for (size_t i = 0; i < g->body->n_ops; i++) {
     const th_op *op = g->body->ops[i];
     if (th_op_is_special(op)) {
@@ -348,7 +338,7 @@ static void phases(th_gen *g) {
 th_status th_cpu_emit(const th_options *options, const th_trace *t, const th_op *op, th_kernel_source *out) {
   th_arena *a = th_context_arena(t->context);
   th_gen g = {.t = t, .op = op, .body = t->graphs[th_attr_get(op, "body")->graph], .c = t->context, .a = a, .s = th_strbuf_make(a), .index_type = "int64_t",
-              .size_text = "sizes[%zu]", .load = th_gen_load, .reduce = th_cpu_reduction};
+              .load = th_gen_load, .reduce = th_cpu_reduction};
   if (g.body->n_outputs > 64) return TH_ERROR(UNIMPLEMENTED, "cpu: a kernel has %u results, want at most 64", g.body->n_outputs);
   th_gen_open(&g, "int %s(void *const *buffers, const int64_t *sizes, const double *scalars, const th_kernel_context *context)", TH_KERNEL_NAME);
   th_gen_line(&g, "int th_bad = 0;");

@@ -5,20 +5,9 @@
 
 #include "executors/cpu/codegen.h"
 
-static bool plain_dtype(th_dtype d) { return !th_dtype_is_complex(d) && d != TH_DTYPE_f8e4m3 && d != TH_DTYPE_f8e5m2 && d != TH_DTYPE_none; }
-
 static bool fusible(const th_options *options, const th_trace *t, const th_op *op) {
-  const th_op_spec *spec = th_op_spec_get(op->kind);
   (void)options;
-  if (spec->level != TH_LEVEL_PRIM || spec->traits & TH_EFFECT) return false;
-  for (uint32_t i = 0; i < op->n_operands; i++)
-    if (op->operands[i] == TH_NO_VALUE || !plain_dtype(th_type_of(t, op->operands[i])->dtype)) return false;
-  for (uint32_t i = 0; i < op->n_results; i++)
-    if (!plain_dtype(th_type_of(t, op->result + i)->dtype)) return false;
-  switch (op->kind) {
-    case TH_OP_weak: case TH_OP_conv: case TH_OP_conv_grad_x: case TH_OP_conv_grad_w: case TH_OP_cond: case TH_OP_call: case TH_OP_barrier: case TH_OP_wait: return false;
-    default: return true;
-  }
+  return th_gen_fusible(t, op);
 }
 
 static bool is_float_op(const th_trace *t, const th_op *op) {
@@ -29,11 +18,6 @@ static bool is_float_op(const th_trace *t, const th_op *op) {
   return true;
 }
 
-static th_dim *append(th_dim *at, const th_attr *a) {
-  for (uint32_t i = 0; i < a->count; i++) *at++ = a->ints[i];
-  return at;
-}
-
 /* The ints stand in executors/run/library.h. */
 static bool library(const th_options *options, const th_trace *t, const th_op *op, th_library_call *out) {
   th_context *c = t->context;
@@ -42,17 +26,12 @@ static bool library(const th_options *options, const th_trace *t, const th_op *o
   if (!is_float_op(t, op)) return false;
   *out = (th_library_call){.ints = ints, .alpha = 1, .beta = 0};
   if (op->kind == TH_OP_dot) {
-    static const char *const lists[] = {"lhs_batch", "rhs_batch", "lhs_contract", "rhs_contract"};
     out->function = "dot";
-    *at++ = th_dim_const(c, th_attr_get(op, "lhs_batch")->count);
-    *at++ = th_dim_const(c, th_attr_get(op, "lhs_contract")->count);
-    for (int i = 0; i < 4; i++) at = append(at, th_attr_get(op, lists[i]));
+    at = th_append_dot(c, at, op);
   } else if (op->kind == TH_OP_conv || op->kind == TH_OP_conv_grad_x || op->kind == TH_OP_conv_grad_w) {
     out->function = th_op_name(op->kind);
     *at++ = th_dim_const(c, th_attr_get(op, "stride")->count);
-    at = append(at, th_attr_get(op, "stride"));
-    at = append(at, th_attr_get(op, "padding"));
-    at = append(at, th_attr_get(op, "dilation"));
+    at = th_append_ints(th_append_ints(th_append_ints(at, th_attr_get(op, "stride")), th_attr_get(op, "padding")), th_attr_get(op, "dilation"));
     *at++ = th_attr_get(op, "groups")->i;
   } else {
     return false;

@@ -4,11 +4,6 @@
 
 #include "executors/cpu/cpu.h"
 
-static void put(th_gen *g, th_value v, const char *const *index, const char *name) {
-  for (uint32_t k = 0; k < g->body->n_outputs; k++)
-    if (g->body->outputs[k] == v) th_gen_store(g, k, index, name);
-}
-
 /* Loops over all dimensions but `skip` (TH_NONE: over all); returns how many were opened. */
 static uint32_t loops(th_gen *g, const th_type *type, uint32_t skip, const char **index) {
   uint32_t n = 0;
@@ -39,7 +34,7 @@ static void arg_extreme(th_gen *g, const th_op *op) {
   th_gen_close(g);
   for (uint32_t i = 0, k = 0; i < x->rank; i++)
     if (i != dim) kept[k++] = index[i];
-  put(g, op->result, kept, "best");
+  th_gen_put(g, op->result, kept, "best");
   end(g, n, mark);
 }
 
@@ -53,7 +48,7 @@ static void running_sum(th_gen *g, const th_op *op) {
   th_gen_line(g, "%s acc = 0;", dtype == TH_DTYPE_f32 ? "double" : th_gen_ctype(dtype));
   index[dim] = th_gen_for(g, "k", x->dims[dim]);
   th_gen_line(g, "acc += %s;", th_gen_element(g, op->operands[0], index));
-  put(g, op->result, index, "acc");
+  th_gen_put(g, op->result, index, "acc");
   th_gen_close(g);
   end(g, n, mark);
 }
@@ -77,8 +72,8 @@ static void window_max(th_gen *g, const th_op *op) {
   const char *e = th_gen_element(g, op->operands[0], inner);
   th_gen_line(g, "if (best < 0 || %s > top || %s != %s) { top = %s; best = %s; }", e, e, e, e, flat);
   for (uint32_t i = 0; i < n; i++) th_gen_close(g);
-  put(g, op->result, index, "top");
-  put(g, op->result + 1, index, "best");
+  th_gen_put(g, op->result, index, "top");
+  th_gen_put(g, op->result + 1, index, "best");
   end(g, opened, mark);
 }
 
@@ -87,7 +82,7 @@ static void copy_operand(th_gen *g, const th_op *op) {
   const char *index[TH_MAX_RANK];
   size_t mark = th_gen_mark(g);
   uint32_t n = loops(g, th_type_of(g->t, op->result), TH_NONE, index);
-  put(g, op->result, index, th_gen_element(g, op->operands[0], index));
+  th_gen_put(g, op->result, index, th_gen_element(g, op->operands[0], index));
   end(g, n, mark);
 }
 

@@ -7,13 +7,7 @@ enum { WORKSPACE = 32 << 20 /* bytes: what cuBLAS itself takes on Hopper */ };
 
 static bool takes_dtype(th_dtype d) { return d == TH_DTYPE_f32 || d == TH_DTYPE_f64 || d == TH_DTYPE_bf16 || d == TH_DTYPE_f16; }
 
-static th_dim *append(th_dim *at, const th_attr *a) {
-  for (uint32_t i = 0; i < a->count; i++) *at++ = a->ints[i];
-  return at;
-}
-
 static bool call_of(const th_options *options, const th_trace *t, const th_op *op, th_matmul_epilogue epilogue, th_library_call *out) {
-  static const char *const lists[] = {"lhs_batch", "rhs_batch", "lhs_contract", "rhs_contract"};
   th_context *c = t->context;
   if (op->kind != TH_OP_dot) return false;
   th_dtype d = th_type_of(t, op->operands[0])->dtype;
@@ -21,9 +15,7 @@ static bool call_of(const th_options *options, const th_trace *t, const th_op *o
   for (uint32_t i = 0; i < th_type_of(t, op->operands[0])->rank; i++)
     if (th_dim_is(c, th_type_of(t, op->operands[0])->dims[i], 0)) return false; /* nothing is contracted: a kernel fills with zeros */
   th_dim *ints = TH_ARENA_ARRAY(th_context_arena(c), th_dim, 4 * TH_MAX_RANK + 4), *at = ints;
-  *at++ = th_dim_const(c, th_attr_get(op, "lhs_batch")->count);
-  *at++ = th_dim_const(c, th_attr_get(op, "lhs_contract")->count);
-  for (int i = 0; i < 4; i++) at = append(at, th_attr_get(op, lists[i]));
+  at = th_append_dot(c, at, op);
   *at++ = th_dim_const(c, epilogue);
   *at++ = th_dim_const(c, options->tf32);
   *out = (th_library_call){.function = "cublaslt.matmul", .ints = ints, .n_ints = (uint32_t)(at - ints), .alpha = 1, .beta = 0};

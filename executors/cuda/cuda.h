@@ -35,6 +35,7 @@ enum { TH_CUDA_MAX_COLUMNS = 16, TH_CUDA_THREADS = 256 };
 typedef struct th_cuda_shape {
   th_cuda_kind kind;
   th_type domain;
+  const th_op *special;                       /* SPECIAL: the op */
   const th_op *rows;                          /* ROWS: the first reduction of rows */
   const th_op *sums[TH_CUDA_MAX_COLUMNS];     /* reductions of columns (ROWS, COLUMNS) or of everything (WHOLE) */
   uint32_t n_sums;
@@ -53,7 +54,6 @@ typedef struct th_cuda_shape {
 th_status th_cuda_shape_of(const th_options *options, const th_trace *trace, const th_op *op, th_cuda_shape *out);
 /* Bytes of scratch that the kernel wants. 0: none. */
 th_dim th_cuda_scratch(const th_options *options, const th_trace *trace, const th_op *op);
-uint32_t th_cuda_sms(const th_options *options);
 
 /* ---- lanes.c: vectors ---- */
 
@@ -76,7 +76,6 @@ typedef struct th_cuda_gen {
   const char *stored_at[64];
   const struct th_cuda_row *row; /* the row whose reductions are passes over it; NULL: none */
   /* Loads that stay in registers from one pass over a row to the next. */
-  const char *turn;        /* "turn"; NULL: none stay */
   th_strbuf *declared;
   int64_t shared;          /* bytes of dynamic shared memory so far */
   th_cuda_loaded *held;

@@ -86,15 +86,6 @@ th_dim th_cuda_blocks(th_cuda_gen *x, th_dim items, int64_t each) {
   return th_dim_floordiv(c, th_dim_add(c, items, th_dim_const(c, each - 1)), th_dim_const(c, each));
 }
 
-/* Values of `shape` in the body, computed now, so that inner scopes find them. */
-static void compute_all(th_cuda_gen *x, const th_type *shape, const char *const *index, bool inputs_only) {
-  const th_graph *body = x->g.body;
-  for (uint32_t i = 0; i < body->n_inputs; i++)
-    if (th_type_same_shape(type_of(x, body->inputs[i]), shape)) th_gen_element(&x->g, body->inputs[i], index);
-  for (size_t i = 0; i < body->n_ops && !inputs_only; i++)
-    if (body->ops[i]->kind != TH_OP_const && th_type_same_shape(type_of(x, body->ops[i]->result), shape)) th_gen_element(&x->g, body->ops[i]->result, index);
-}
-
 static bool is_sum(const th_cuda_gen *x, th_value v) {
   for (uint32_t i = 0; i < x->shape->n_sums; i++)
     if (x->shape->sums[i]->result == v) return true;
@@ -453,11 +444,10 @@ static void rows(th_cuda_gen *x, th_kernel_source *out) {
   th_strbuf before = g->s, declared = th_strbuf_make(g->a);
   g->s = th_strbuf_make(g->a);
   x->declared = &declared;
-  x->turn = s->cached ? "turn" : NULL;
   x->n_held = 0;
   x->row = &r;
   size_t mark = th_gen_mark(g);
-  compute_all(x, &row_shape, r.index, false);
+  th_gen_hoist(g, &row_shape, r.index, false);
   bool row_results = false;
   for (uint32_t k = 0; k < g->body->n_outputs; k++) row_results |= !is_sum(x, g->body->outputs[k]) && th_type_same_shape(type_of(x, g->body->outputs[k]), &row_shape);
   if (row_results && !th_type_same_shape(&row_shape, &s->domain)) {
@@ -478,7 +468,6 @@ static void rows(th_cuda_gen *x, th_kernel_source *out) {
   }
   th_gen_forget(g, mark);
   x->row = NULL;
-  x->turn = NULL;
   const char *text = th_strbuf_text(&g->s);
   g->s = before;
   th_strbuf_add(&g->s, th_strbuf_text(&declared));
@@ -602,12 +591,7 @@ static void whole(th_cuda_gen *x, th_kernel_source *out) {
   th_gen_forget(g, mark);
   for (uint32_t k = 0; k < s->n_sums; k++) {
     th_dtype dtype = type_of(x, s->sums[k]->operands[0])->dtype;
-    th_cuda_shape block = *s;
-    block.team = TH_CUDA_THREADS;
-    block.rows_per_block = 1;
-    x->shape = &block;
     th_cuda_across_team(x, s->sums[k], acc[k]);
-    x->shape = s;
     th_gen_line(g, "if (threadIdx.x == 0) ((%s *)(scratch + %u * 8 * %lld))[blockIdx.x] = %s;", th_gen_ctype(dtype), k, (long long)s->blocks, acc[k]);
   }
   th_cuda_finish(x, th_dim_const(g->c, s->blocks), th_dim_const(g->c, 1), TH_CUDA_THREADS, true, out);
@@ -619,12 +603,7 @@ static void whole(th_cuda_gen *x, th_kernel_source *out) {
     th_gen_line(g, "%s %s = %s;", T, a, th_gen_reduce_start(s->sums[k]->kind, dtype));
     th_gen_line(g, "for (int k = threadIdx.x; k < %lld; k += %d) { const %s w = ((const %s *)(scratch + %u * 8 * %lld))[k]; %s }", (long long)s->blocks, TH_CUDA_THREADS, T, T, k,
                 (long long)s->blocks, th_gen_reduce_step(g, s->sums[k]->kind, dtype, a, "w"));
-    th_cuda_shape block = *s;
-    block.team = TH_CUDA_THREADS;
-    block.rows_per_block = 1;
-    x->shape = &block;
     th_cuda_across_team(x, s->sums[k], a);
-    x->shape = s;
     th_gen_remember(g, s->sums[k]->result, "", a);
   }
   th_gen_open(g, "if (threadIdx.x == 0)");
@@ -653,7 +632,7 @@ static bool is_small(const th_trace *t, const th_op *op, const th_cuda_shape *s)
 th_status th_cuda_emit(const th_options *options, const th_trace *t, const th_op *op, th_kernel_source *out) {
   th_arena *a = th_context_arena(t->context);
   th_cuda_shape shape;
-  th_cuda_gen x = {.g = {.t = t, .op = op, .body = t->graphs[th_attr_get(op, "body")->graph], .c = t->context, .a = a, .size_text = "n%zu", .load = th_cuda_load,
+  th_cuda_gen x = {.g = {.t = t, .op = op, .body = t->graphs[th_attr_get(op, "body")->graph], .c = t->context, .a = a, .sizes_by_name = true, .load = th_cuda_load,
                          .reduce = row_reduction, .before = th_cuda_before, .narrow_indices = true},
                    .options = options, .shape = &shape};
   x.g.user = &x;
@@ -667,9 +646,7 @@ th_status th_cuda_emit(const th_options *options, const th_trace *t, const th_op
     case TH_CUDA_ROWS: rows(&x, out); break;
     case TH_CUDA_COLUMNS: columns(&x, out); break;
     case TH_CUDA_WHOLE: whole(&x, out); break;
-    case TH_CUDA_SPECIAL:
-      for (size_t i = 0; i < x.g.body->n_ops; i++)
-        if (th_op_is_special(x.g.body->ops[i])) return th_cuda_special(&x, x.g.body->ops[i], out);
+    case TH_CUDA_SPECIAL: return th_cuda_special(&x, shape.special, out);
   }
   return x.g.status;
 }

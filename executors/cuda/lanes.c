@@ -97,14 +97,17 @@ static const char *find(const th_cuda_loaded *list, size_t n, uint32_t k, const 
   return NULL;
 }
 
+/* Does what is read of a row stay from one pass over it to the next? */
+static bool holds(const th_cuda_gen *x) { return x->row && x->shape->cached; }
+
 /* The operand's vector at `offset`, as an array of raw elements. */
 static const char *vector(th_cuda_gen *x, uint32_t k, th_dtype dtype, const char *offset) {
   th_gen *g = &x->g;
   const char *raw = th_dtype_c_name(dtype), *name = find(x->loads, x->n_loads, k, offset);
   if (name) return name;
-  if (x->turn && !x->shape->in_shared && (name = find(x->held, x->n_held, k, offset))) return name;
+  if (holds(x) && !x->shape->in_shared && (name = find(x->held, x->n_held, k, offset))) return name;
   const char *array = th_gen_name(g, "x");
-  if (x->turn && x->shape->in_shared) {
+  if (holds(x) && x->shape->in_shared) {
     const char *held = find(x->held, x->n_held, k, offset), *to = held ? held : th_gen_name(g, "z");
     const char *at = th_arena_printf(g->a, "%s + (turn * %d + place) * %d", to, (int)x->shape->team, x->width);
     write_before(x, th_arena_printf(g->a, "%s %s[%d];", raw, array, x->width));
@@ -120,9 +123,9 @@ static const char *vector(th_cuda_gen *x, uint32_t k, th_dtype dtype, const char
     TH_PUSH(g->a, x->held, x->n_held, x->held_capacity, keep);
     return array;
   }
-  if (x->turn) {
+  if (holds(x)) {
     th_strbuf_printf(x->declared, "    %s %s[%d][%d];\n", raw, array, (int)x->shape->turns, x->width);
-    name = th_arena_printf(g->a, "%s[%s]", array, x->turn);
+    name = th_arena_printf(g->a, "%s[turn]", array);
     th_cuda_loaded held = {k, offset, name};
     TH_PUSH(g->a, x->held, x->n_held, x->held_capacity, held);
   } else {

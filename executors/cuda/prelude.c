@@ -1,9 +1,5 @@
 #include "executors/cuda/cuda.h"
 #include "executors/philox.h"
-#include "executors/vector_math.h"
-
-#define TEXT(...) #__VA_ARGS__
-#define QUOTE(...) TEXT(__VA_ARGS__)
 
 /* Helpers of generated kernels. NVRTC reads no header; what it lacks of C's is declared here. tanh after Cephes (S. Moshier): the branches
  * of CUDA's own cost more than they save. exp is one instruction on x log2(e), as torch.compile's kernels have it: a relative error of
@@ -49,7 +45,7 @@ const char th_cuda_prelude[] =
     "  float a = fabsf(x), z = x * x, p = -5.70498872745e-3f;\n"
     "  p = fmaf(p, z, 2.06390887954e-2f); p = fmaf(p, z, -5.37397155531e-2f); p = fmaf(p, z, 1.33314422036e-1f); p = fmaf(p, z, -3.33332819422e-1f); p = fmaf(p * z, x, x);\n"
     "  float b = 1.0f - __fdividef(2.0f, __expf(a > 10.0f ? 20.0f : a + a) + 1.0f); return x != x ? p : copysignf(a < 0.625f ? p : b, x);\n}\n"
-    QUOTE(TH_PHILOX) "\n"
+    TH_QUOTE(TH_PHILOX) "\n"
     "#define TH_IS_MINUS_1(T, y) ((T)-1 < 0 && (y) == (T)-1)\n"
     "#define TH_DIV_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : TH_IS_MINUS_1(T, y) ? (T)(0 - (uint64_t)(x)) : (T)((x) / (y)))\n"
     "#define TH_REM_INT(T, x, y) ((y) == 0 ? (th_bad |= 2, (T)0) : TH_IS_MINUS_1(T, y) ? (T)0 : (T)((x) % (y)))\n"

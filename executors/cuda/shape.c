@@ -7,7 +7,7 @@
 
 enum { MOST_WIDTH = 8, BLOCKS_PER_SM = 4 };
 
-uint32_t th_cuda_sms(const th_options *options) { return options->target.sms ? options->target.sms : 132; }
+static uint32_t sms_of(const th_options *options) { return options->target.sms ? options->target.sms : 132; }
 
 static int64_t constant(th_context *c, th_dim dim) { /* -1: not known before the call */
   int64_t value;
@@ -122,7 +122,7 @@ static void rows_of(const th_options *options, const th_trace *t, const th_op *o
     }
   }
   s->rows_per_block = s->team >= TH_CUDA_THREADS ? 1 : TH_CUDA_THREADS / s->team;
-  s->blocks = (s->n_sums ? 2 : BLOCKS_PER_SM) * (int64_t)th_cuda_sms(options);
+  s->blocks = (s->n_sums ? 2 : BLOCKS_PER_SM) * (int64_t)sms_of(options);
   int64_t rows = constant(c, s->n_rows);
   if (rows > 0) s->blocks = most(1, least(s->blocks, ceil_div(rows, s->rows_per_block)));
 }
@@ -138,7 +138,7 @@ static void columns_of(const th_options *options, const th_trace *t, const th_op
   s->team = length < 0 ? 32 : most(1, least(32, power_of_two(ceil_div(length, s->width)))); /* threads side by side */
   s->rows_per_block = TH_CUDA_THREADS / s->team;
   int64_t tiles = all < 0 ? 1 : most(1, ceil_div(most(length, 1), s->team * s->width) * (length > 0 ? all / length : 1));
-  s->chunks = most(1, ceil_div(BLOCKS_PER_SM * (int64_t)th_cuda_sms(options), tiles));
+  s->chunks = most(1, ceil_div(BLOCKS_PER_SM * (int64_t)sms_of(options), tiles));
   if (reduced >= 0) s->chunks = most(1, least(s->chunks, ceil_div(reduced, s->rows_per_block * 4)));
 }
 
@@ -146,17 +146,19 @@ static void whole_of(const th_options *options, const th_trace *t, const th_op *
   uint32_t last = s->domain.rank - 1;
   s->vector_dim = last;
   s->width = choose_width(t, op, &s->domain, s->domain.dims[last]);
+  s->team = TH_CUDA_THREADS;
+  s->rows_per_block = 1;
   s->n_columns = th_dim_const(t->context, 1);
   s->n_reduced = th_type_numel(t->context, &s->domain);
   int64_t n = constant(t->context, s->n_reduced);
-  s->blocks = BLOCKS_PER_SM * (int64_t)th_cuda_sms(options);
+  s->blocks = BLOCKS_PER_SM * (int64_t)sms_of(options);
   if (n >= 0) s->blocks = most(1, least(s->blocks, ceil_div(n, TH_CUDA_THREADS * (int64_t)s->width * 4)));
 }
 
 th_status th_cuda_shape_of(const th_options *options, const th_trace *t, const th_op *op, th_cuda_shape *out) {
   const th_graph *body = t->graphs[th_attr_get(op, "body")->graph];
   th_cuda_shape s = {.kind = TH_CUDA_PLAIN};
-  if (special_of(body)) {
+  if ((s.special = special_of(body))) {
     s.kind = TH_CUDA_SPECIAL;
     *out = s;
     return TH_OK;

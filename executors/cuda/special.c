@@ -4,11 +4,6 @@
 
 #include "executors/cuda/cuda.h"
 
-static void put(th_cuda_gen *x, th_value v, const char *const *index, const char *name) {
-  for (uint32_t k = 0; k < x->g.body->n_outputs; k++)
-    if (x->g.body->outputs[k] == v) th_gen_store(&x->g, k, index, name);
-}
-
 /* A thread for each element of `dims` (n): opens its scope; index[] of it. */
 static th_dim open_threads(th_cuda_gen *x, const th_dim *dims, uint32_t n, const char **index) {
   th_gen *g = &x->g;
@@ -46,7 +41,7 @@ static void along(th_cuda_gen *x, const th_op *op, th_kernel_source *out) { /* a
     th_gen_line(g, "%s acc = 0;", dtype == TH_DTYPE_f32 ? "double" : th_gen_ctype(dtype));
     with(type->rank, dim, kept, th_gen_for(g, "k", type->dims[dim]), index);
     th_gen_line(g, "acc += %s;", th_gen_element(g, op->operands[0], index));
-    put(x, op->result, index, "acc");
+    th_gen_put(&x->g, op->result, index, "acc");
     th_gen_close(g);
   } else {
     th_gen_line(g, "int64_t best = 0; %s top = 0;", th_gen_ctype(type->dtype));
@@ -54,7 +49,7 @@ static void along(th_cuda_gen *x, const th_op *op, th_kernel_source *out) { /* a
     const char *e = th_gen_element(g, op->operands[0], index);
     th_gen_line(g, "if (%s == 0 || (top == top && (%s %s top || %s != %s))) { top = %s; best = %s; }", index[dim], e, op->kind == TH_OP_argmax ? ">" : "<", e, e, e, index[dim]);
     th_gen_close(g);
-    put(x, op->result, kept, "best");
+    th_gen_put(&x->g, op->result, kept, "best");
   }
   close_threads(x, blocks, out);
 }
@@ -78,8 +73,8 @@ static void window_max(th_cuda_gen *x, const th_op *op, th_kernel_source *out) {
   const char *e = th_gen_element(g, op->operands[0], inner);
   th_gen_line(g, "if (best < 0 || %s > top || %s != %s) { top = %s; best = %s; }", e, e, e, e, flat);
   for (uint32_t i = 0; i < n; i++) th_gen_close(g);
-  put(x, op->result, index, "top");
-  put(x, op->result + 1, index, "best");
+  th_gen_put(&x->g, op->result, index, "top");
+  th_gen_put(&x->g, op->result + 1, index, "best");
   close_threads(x, blocks, out);
 }
 
@@ -88,7 +83,7 @@ static void window_max(th_cuda_gen *x, const th_op *op, th_kernel_source *out) {
 static void scatter_slices(th_cuda_gen *x, const th_op *op, th_kernel_source *out) {
   enum { SLICES = 64, BATCH = 512 };
   th_gen *g = &x->g;
-  const th_type *type = th_type_of(g->t, op->result), *indices = th_type_of(g->t, op->operands[1]), *updates = th_type_of(g->t, op->operands[2]);
+  const th_type *type = th_type_of(g->t, op->result), *indices = th_type_of(g->t, op->operands[1]);
   uint32_t dim = (uint32_t)th_attr_int(op, g->c, "dim"), k = th_gen_output_of(g, op->result);
   th_dim inner[TH_MAX_RANK];
   const char *index[TH_MAX_RANK], *kept[TH_MAX_RANK], *where[TH_MAX_RANK], *update[TH_MAX_RANK];
@@ -108,7 +103,7 @@ static void scatter_slices(th_cuda_gen *x, const th_op *op, th_kernel_source *ou
   th_gen_line(g, "const int64_t at = low + e / %s, rest = e %% %s;", elements, elements);
   th_cuda_spread(x, "rest", inner, type->rank - 1, NULL, kept);
   with(type->rank, dim, kept, "at", index);
-  put(x, op->result, index, th_gen_element(g, op->operands[0], index));
+  th_gen_put(&x->g, op->result, index, th_gen_element(g, op->operands[0], index));
   th_gen_close(g);
   th_gen_forget(g, 0);
   th_gen_line(g, "int have = 0;");
@@ -140,7 +135,6 @@ static void scatter_slices(th_cuda_gen *x, const th_op *op, th_kernel_source *ou
   for (uint32_t i = 0; i < dim; i++) update[i] = index[i];
   for (uint32_t i = 0; i < indices->rank; i++) update[dim + i] = where[i];
   for (uint32_t i = dim + 1; i < type->rank; i++) update[i + indices->rank - 1] = index[i];
-  (void)updates;
   const char *value = th_gen_element(g, op->operands[2], update);
   th_gen_line(g, "const int64_t offset = %s;", th_gen_offset(g, type, g->t->values[g->op->result + k].strides, index));
   const char *now = th_gen_load_text(g, type->dtype, th_arena_printf(g->a, "o%u", k), "offset");
@@ -168,7 +162,7 @@ static void scatter_elements(th_cuda_gen *x, const th_op *op, th_kernel_source *
     return;
   }
   th_dim blocks = open_threads(x, type->dims, type->rank, index);
-  put(x, op->result, index, th_gen_element(g, op->operands[0], index));
+  th_gen_put(&x->g, op->result, index, th_gen_element(g, op->operands[0], index));
   close_threads(x, blocks, out);
   th_kernel_source *next = TH_ARENA_NEW(g->a, th_kernel_source);
   th_cuda_begin(x);

@@ -202,11 +202,6 @@ static bool describe_conv(const th_options *options, const th_trace *t, const th
   return th_cudnn_conv_make(out, n, numbers, groups, d, s);
 }
 
-static th_dim *append(th_dim *at, const th_attr *a) {
-  for (uint32_t i = 0; i < a->count; i++) *at++ = a->ints[i];
-  return at;
-}
-
 /* The ints stand in executors/run/library.h. */
 static bool library(const th_options *options, const th_trace *t, const th_op *op, th_library_call *out) {
   static const char *const functions[] = {"cudnn.conv", "cudnn.conv_grad_x", "cudnn.conv_grad_w"};
@@ -221,7 +216,7 @@ static bool library(const th_options *options, const th_trace *t, const th_op *o
   }
   th_dim *ints = TH_ARENA_ARRAY(th_context_arena(c), th_dim, 3 + 3 * 3), *at = ints;
   *at++ = th_dim_const(c, th_attr_get(op, "stride")->count);
-  at = append(append(append(at, th_attr_get(op, "stride")), th_attr_get(op, "padding")), th_attr_get(op, "dilation"));
+  at = th_append_ints(th_append_ints(th_append_ints(at, th_attr_get(op, "stride")), th_attr_get(op, "padding")), th_attr_get(op, "dilation"));
   *at++ = th_attr_get(op, "groups")->i;
   *at++ = th_dim_const(c, conv.tf32);
   *out = (th_library_call){.function = functions[conv.kind], .ints = ints, .n_ints = (uint32_t)(at - ints), .alpha = 1, .beta = 0};

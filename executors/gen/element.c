@@ -54,15 +54,13 @@ void th_gen_close(th_gen *g) {
 
 const char *th_gen_name(th_gen *g, const char *prefix) { return th_arena_printf(g->a, "%s%u", prefix, g->next++); }
 
-static const char *size_text(th_gen *g, size_t k) { return th_arena_printf(g->a, strcmp(g->size_text, "n%zu") ? "sizes[%zu]" : "n%zu", k); }
-
 const char *th_gen_dim(th_gen *g, th_dim dim) {
   int64_t value;
   if (th_dim_is_const(g->c, dim, &value)) return th_arena_printf(g->a, "%" PRId64, value);
   size_t k = 0;
   while (k < g->n_sizes && g->sizes[k] != dim) k++;
   if (k == g->n_sizes) TH_PUSH(g->a, g->sizes, g->n_sizes, g->sizes_capacity, dim);
-  return size_text(g, k);
+  return th_arena_printf(g->a, g->sizes_by_name ? "n%zu" : "sizes[%zu]", k);
 }
 
 const char *th_gen_ctype(th_dtype dtype) {
@@ -97,7 +95,8 @@ const char *th_gen_offset(th_gen *g, const th_type *type, const th_dim *strides,
   return s.length ? th_strbuf_text(&s) : "0";
 }
 
-const char *th_gen_linear(th_gen *g, const th_dim *dims, uint32_t rank, const char *const *index) {
+/* Row-major linear index. */
+static const char *linear(th_gen *g, const th_dim *dims, uint32_t rank, const char *const *index) {
   if (g->flat) return g->flat;
   th_type type = {.rank = rank, .dims = dims};
   return th_arena_printf(g->a, "(%s)", th_gen_offset(g, &type, th_contiguous_strides(g->c, dims, rank), index));
@@ -282,7 +281,7 @@ static const char *reshaped(th_gen *g, const th_op *op, const char *const *index
     inner[i] = index[k++];
   }
   if (i == from->rank) return th_gen_element(g, x, inner);
-  const char *rest = th_gen_index(g, th_gen_linear(g, to->dims, to->rank, index));
+  const char *rest = th_gen_index(g, linear(g, to->dims, to->rank, index));
   for (i = from->rank; i-- > 0;) {
     const char *size = th_gen_dim(g, from->dims[i]);
     inner[i] = i ? th_gen_index(g, th_arena_printf(g->a, "%s %% %s", rest, size)) : rest;
@@ -511,7 +510,7 @@ const char *th_gen_element(th_gen *g, th_value v, const char *const *index) {
   if (op->kind == TH_OP_uniform) {
     const char *seed = th_gen_element(g, op->operands[0], NULL), *offset = th_gen_element(g, op->operands[1], NULL);
     return th_gen_remember(g, v, where, th_gen_variable(g, type->dtype, th_arena_printf(g->a, "%s((uint64_t)%s, (uint64_t)%s, %s, (uint64_t)(%s))", type->dtype == TH_DTYPE_f64 ? "th_uniform" : "th_uniform_f",
-                                         seed, offset, th_gen_dim(g, th_attr_get(op, "tag")->i), th_gen_linear(g, type->dims, type->rank, index))));
+                                         seed, offset, th_gen_dim(g, th_attr_get(op, "tag")->i), linear(g, type->dims, type->rank, index))));
   }
   if (th_op_is_reduction(op)) return th_gen_remember(g, v, where, g->reduce(g, op, index));
   if (th_op_spec_get(op->kind)->traits & TH_POINTWISE) {
@@ -534,4 +533,18 @@ void th_gen_store(th_gen *g, uint32_t k, const char *const *index, const char *n
   const th_type *type = th_type_of(g->t, v);
   const char *offset = g->flat && type->rank ? g->flat : th_gen_offset(g, type, g->t->values[v].strides, index);
   th_gen_line(g, "o%u[%s] = %s;", k, offset, th_gen_store_text(g, type->dtype, name));
+}
+
+void th_gen_put(th_gen *g, th_value v, const char *const *index, const char *name) {
+  for (uint32_t k = 0; k < g->body->n_outputs; k++)
+    if (g->body->outputs[k] == v) th_gen_store(g, k, index, name);
+}
+
+void th_gen_hoist(th_gen *g, const th_type *shape, const char *const *index, bool inputs_only) {
+  for (uint32_t i = 0; i < g->body->n_inputs; i++)
+    if (th_type_same_shape(th_type_of(g->t, g->body->inputs[i]), shape)) th_gen_element(g, g->body->inputs[i], index);
+  for (size_t i = 0; i < g->body->n_ops && !inputs_only; i++) {
+    const th_op *op = g->body->ops[i];
+    if (op->kind != TH_OP_const && th_type_same_shape(th_type_of(g->t, op->result), shape)) th_gen_element(g, op->result, index);
+  }
 }

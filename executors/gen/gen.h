@@ -27,7 +27,7 @@ struct th_gen {
   int guards;              /* conditions around what is being written: what they guard must not be read outside of them */
   /* The dialect. */
   const char *index_type;  /* of indices: "int64_t" */
-  const char *size_text;   /* of size k, a format with one %zu: "sizes[%zu]" */
+  bool sizes_by_name;      /* size k is "n<k>", else "sizes[<k>]" */
   const char *(*load)(th_gen *g, uint32_t k, const char *const *index); /* one element of operand k; returns a C atom */
   const char *(*reduce)(th_gen *g, const th_op *op, const char *const *index); /* a reduction's element, as a loop */
   bool (*before)(th_gen *g, const char *name, const char *definition); /* may write the definition where it is computed less often; NULL: no */
@@ -59,8 +59,6 @@ void th_gen_store(th_gen *g, uint32_t k, const char *const *index, const char *n
 const char *th_gen_offset(th_gen *g, const th_type *type, const th_dim *strides, const char *const *index);
 /* for (…) over a dimension; returns the index variable. */
 const char *th_gen_for(th_gen *g, const char *prefix, th_dim size);
-/* Row-major linear index. */
-const char *th_gen_linear(th_gen *g, const th_dim *dims, uint32_t rank, const char *const *index);
 void th_gen_fail(th_gen *g, th_status status);
 const char *th_gen_load_text(th_gen *g, th_dtype dtype, const char *pointer, const char *offset);
 const char *th_gen_store_text(th_gen *g, th_dtype dtype, const char *name);
@@ -73,6 +71,13 @@ bool th_op_is_special(const th_op *op);   /* no function of a few elements: a ke
 /* Which result of the fusion a body value is; TH_NONE: none. */
 uint32_t th_gen_output_of(const th_gen *g, th_value v);
 
+/* Stores body value `v` in each result that it is. */
+void th_gen_put(th_gen *g, th_value v, const char *const *index, const char *name);
+/* Values of that shape in the body, inputs alone or all, computed in the open scope, so that inner loops find them. */
+void th_gen_hoist(th_gen *g, const th_type *shape, const char *const *index, bool inputs_only);
+
+/* executor.h, fusible: prims of dtypes that C has, but control flow and convolutions. */
+bool th_gen_fusible(const th_trace *trace, const th_op *op);
 /* executor.h, in_place, for kernels that go over their elements, or over each row of them, and write an element where it is read last. */
 bool th_gen_in_place(const th_trace *trace, const th_op *op, uint32_t operand, uint32_t result);
 
