@@ -21,7 +21,7 @@ def compile(fn=None, *, fullgraph=False, dynamic=None, executors=None, disabled_
         fn: function or module. Without it a decorator is returned.
         fullgraph: what cannot be compiled is an error instead of a piece that runs in eager PyTorch.
         dynamic: as torch.compile: True compiles for sizes as symbols, False for each size anew, None decides by itself.
-        executors: names in order of priority (default: THUNDER_EXECUTORS, else ("cpu",)). What none of them can run is an error.
+        executors: names in order of priority (default: THUNDER_EXECUTORS, else the compiler's for the device). What none of them can run is an error.
         disabled_passes: names of passes to leave out, for tests and debugging (``thunderc --list-passes``).
 
     A module comes back as a module that shares everything with the original: parameters, buffers, hooks, training mode,

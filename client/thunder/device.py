@@ -17,6 +17,7 @@ def of(arguments):
     return torch.device("cpu")
 
 
+@functools.cache
 def _cpu_arch():
     """The CPU's level as a target names it; never -march=native."""
     if platform.machine() == "aarch64":
@@ -30,9 +31,6 @@ def _cpu_arch():
     return "x86-64-v4" if v4 <= set(flags) else "x86-64-v3"
 
 
-_arch = None
-
-
 @functools.cache
 def _cuda(index):
     p = torch.cuda.get_device_properties(index)
@@ -44,15 +42,13 @@ def _cuda(index):
 
 def target(device):
     """What a compile for the device is for."""
-    global _arch
     forced = os.environ.get("THUNDER_TARGET")  # tests: "cuda:simt", CUDA's kernels run by the host; "cuda:sm_90:cudnn=9.19.0", compiled only
     if forced and device.type == "cpu":
         name, arch, *libraries = forced.split(":")
         return wire.Target(name=name, arch=arch, threads=torch.get_num_threads(), library=libraries, sms=132, shared=232448, l2=52428800, memory=85017493504)
     if device.type == "cuda":
         return _cuda(torch.cuda.current_device() if device.index is None else device.index)
-    _arch = _arch or _cpu_arch()
-    return wire.Target(name="cpu", arch=_arch, threads=torch.get_num_threads())
+    return wire.Target(name="cpu", arch=_cpu_arch(), threads=torch.get_num_threads())
 
 
 def library_folders():

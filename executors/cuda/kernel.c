@@ -6,7 +6,7 @@
  *   columns   teams side by side, each with the columns of a tile; parts of the rows are added up by a second kernel
  *   whole     each block has a part; one block of a second kernel adds up the parts
  *
- * All sums are made in an order that depends on shapes alone. */
+ * All sums are made in an order that depends on shapes and on how many multiprocessors the target has. */
 #include <string.h>
 
 #include "executors/cuda/cuda.h"

@@ -7,7 +7,7 @@
  *   extern "C" int th_kernel_7(void *const *buffers, const int64_t *sizes, const double *scalars, const th_kernel_context *context) {
  *     return th_simt_launch("th_kernel_7", th_kernel_7_body, buffers, 2, sizes, scalars);
  *   }
- *   c++ -std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -fno-gnu-unique -fwrapv -ffp-contract=off -fstack-clash-protection -o module.so module.cc
+ *   c++ -std=c++17 -O0 -fPIC -shared -fno-strict-aliasing -fno-gnu-unique -fwrapv -ffp-contract=off -fstack-clash-protection -o module.so module.cc
  *
  * Threads of a block are coroutines on the calling thread. One runs until a barrier or a collective of its warp makes it wait, then
  * another that can; a block runs to its end before the next one begins. The order is fixed (thread 0 first, each warp as far as

@@ -5,8 +5,8 @@
  * plan carries is written down in README.md of this folder; executors/run is its reader.
  *
  * Kernels are deduplicated over all plans of one call: two launches whose bodies print the same C function share it,
- * so a net of N equal layers compiles one layer's kernels. Each executor compiles its kernels to one module, source
- * included. Threads: thread-compatible. */
+ * so a net of N equal layers compiles one layer's kernels. Each executor compiles its kernels to modules (parts that
+ * are compiled side by side), source included; what a library call was prepared with is a module too. Threads: thread-compatible. */
 #ifndef THUNDER_EXECUTORS_EMIT_EMIT_H
 #define THUNDER_EXECUTORS_EMIT_EMIT_H
 

@@ -84,8 +84,8 @@ int64_t th_run_arena(const th_run *run);
 void th_run_set_arena(th_run *run, void *data);
 
 /* Executes the instructions. OUT_OF_RANGE for an index out of range in the program's data. A plan for a device: puts them on the stream and
- * returns; an error of an earlier call's kernels (th_plan_check_errors) comes back here, and then nothing was done. UNAVAILABLE without a
- * driver or a device, RESOURCE_EXHAUSTED out of device memory, INTERNAL naming the CUDA call. */
+ * returns; an error of an earlier call's kernels (th_plan_check_errors) comes back here, and then nothing was done. NOT_FOUND without a
+ * driver, UNAVAILABLE without a device, RESOURCE_EXHAUSTED out of device memory, INTERNAL naming the CUDA call. */
 th_status th_run_execute(th_run *run);
 void th_run_output(const th_run *run, uint32_t output, th_tensor_out *out);
 void th_run_end(th_run *run); /* NULL is fine */

@@ -1,6 +1,6 @@
 /* Tuning: choices that were timed (an algorithm of a vendor library for one problem), for the whole process. A choice belongs to
  * where it was made (device, driver, library) and to a key that says everything the choice depends on; a choice made elsewhere is
- * never found. Text form, so that one rank's choices can be kept and handed to others:
+ * never found. Text form, so that one rank's choices can be kept and handed to others (nothing does yet):
  *   thunder tuning 1
  *   at NVIDIA H200; driver 13000; cublasLt 131000 <checksum>
  *   <key> <64 bytes in hex> <microseconds> <checksum>

@@ -1,5 +1,5 @@
 /* What the last passes (layout, memory_plan), the executors' compile halves and emit share: strides of views, bytes of
- * strided values, storages and lifetimes, the predicted peak. Design: docs/design/0004-plans.md.
+ * strided values, storages and lifetimes, the predicted peak. 
  * Threads: thread-compatible. */
 #ifndef THUNDER_IR_PASSES_PLAN_H
 #define THUNDER_IR_PASSES_PLAN_H

@@ -1,5 +1,5 @@
 /* A call of a plan for CUDA: scalar programs on the host, what they staged to the device in one copy, then the device's instructions on the
- * caller's stream. Nothing here waits for the device.
+ * caller's stream. A call does not wait for its own work: only for a staging buffer, where those of the calls before are still in use.
  *
  *   the caller's memory:  arena | copy of what is staged, constants behind it | copies of inputs | results that stay in place from step to step */
 #include <inttypes.h>
