@@ -40,6 +40,7 @@ typedef struct th_options { /* what a compile is asked for, decoded (compile.pro
   const uint32_t *param_group; /* for each trainable parameter input, in order */
   uint32_t world;              /* ranks of the mesh axis "dp" */
   uint64_t bucket_bytes;
+  uint64_t chunk_bytes;        /* at most, of what a product holds at a time where it can be made in parts (pass chunk); 0: the default */
   uint32_t n_executors;
   const th_executor *const *executors; /* in order of priority */
   uint32_t n_disabled;
