@@ -11,6 +11,7 @@ import torch
 import test_passes
 from refrun import RefRun, random_inputs
 
+pytestmark = pytest.mark.quick
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden", "chunk")
 BYTES = 16 * 40 * 2  # of head.tir's logits
 CHUNKED = ("gpt",)
