@@ -33,7 +33,7 @@ typedef enum th_matmul_part {
   TH_MATMUL_LHS,
   TH_MATMUL_RHS,
   TH_MATMUL_RESULT,
-  TH_MATMUL_AUX,    /* shaped as the result: x of the gelu gradients, P of the gelus */
+  TH_MATMUL_AUX,    /* shaped as the result: x of the gelu gradients, P of the gelus, what is added */
   TH_MATMUL_VECTOR, /* bias or a sum: (batch..., rows... or columns...), a bias without batch too; no gaps between its elements */
   TH_MATMUL_PARTS
 } th_matmul_part;
@@ -49,7 +49,7 @@ typedef struct th_matmul_plan {
   bool trans_a, trans_b;
   int64_t m, n, k, batch; /* each from 1 to INT32_MAX */
   int64_t lda, ldb, ldd;
-  int64_t ld_aux;         /* a multiple of 8; 0: none */
+  int64_t ld_aux;         /* a multiple of 8, but of TH_EPILOGUE_ADD; 0: none */
   int64_t batch_strides[TH_MATMUL_PARTS];
   uint32_t n_outer;
   int64_t outer[TH_RUN_RANK], outer_strides[TH_RUN_RANK][TH_MATMUL_PARTS];

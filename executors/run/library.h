@@ -35,6 +35,7 @@ typedef enum th_matmul_epilogue {
   TH_EPILOGUE_BIAS_GELU,   /* operand 2: bias;                          result 0: gelu(P + bias), result 1: P + bias */
   TH_EPILOGUE_DGELU,       /* operand 2: x, shaped as P;                result 0: P gelu'(x) */
   TH_EPILOGUE_DGELU_SUM,   /* operand 2: x;                             result 0: P gelu'(x), result 1: its sum over the rows */
+  TH_EPILOGUE_ADD,         /* operand 2: c, shaped as P, of result 0's dtype; result 0: P + c. May be c's memory, lying alike */
   TH_EPILOGUE_LHS_SUM,     /* result 0: P; result 1: sum of lhs over the contracted dimension (a bias gradient beside a weight gradient) */
   TH_EPILOGUE_COUNT
 } th_matmul_epilogue;

@@ -36,7 +36,7 @@ typedef struct chosen { /* lies in lt_algo */
   uint64_t magic;
   int32_t candidate, pad;
   uint64_t problem, workspace;
-  uint16_t alignment[8]; /* A, B, D, aux, bias */
+  uint16_t alignment[8]; /* A, B, D, aux, bias, C */
   uint64_t rest[2];
 } chosen;
 _Static_assert(sizeof(chosen) == sizeof(lt_algo), "an algorithm is 64 bytes");
@@ -148,7 +148,7 @@ static int check(lt_desc e, lt_layout a, lt_layout b, lt_layout c, lt_layout d) 
   if (e->ops[0] >> 1 || e->ops[1] >> 1) MISUSE("ops %d, %d", e->ops[0], e->ops[1]);
   if (k != k2 || d->rows != m || d->columns != n) MISUSE("A %ldx%ld op %d, B %ldx%ld op %d, D %ldx%ld", (long)a->rows, (long)a->columns, e->ops[0], (long)b->rows,
                                                            (long)b->columns, e->ops[1], (long)d->rows, (long)d->columns);
-  if (memcmp(c, d, sizeof *c) && c != d) MISUSE("C is not D");
+  if (c->type != d->type || c->rows != d->rows || c->columns != d->columns || c->batch != d->batch) MISUSE("C is not as D");
   if (a->batch != d->batch || b->batch != d->batch) MISUSE("batches %d %d %d", a->batch, b->batch, d->batch);
   if (d->batch > 1 && !d->stride) MISUSE("products of a batch into one matrix");
   if (a->type != b->type || (d->type != a->type && !(d->type == LT_R_32F && (a->type == LT_R_16F || a->type == LT_R_16BF)))) MISUSE("types %d %d %d", a->type, b->type, d->type);
@@ -166,11 +166,11 @@ static uint64_t hash(uint64_t h, const void *bytes, size_t n) {
   for (size_t i = 0; i < n; i++) h = (h ^ ((const uint8_t *)bytes)[i]) * 1099511628211u;
   return h;
 }
-static uint64_t problem(lt_desc e, lt_layout a, lt_layout b, lt_layout d) {
+static uint64_t problem(lt_desc e, lt_layout a, lt_layout b, lt_layout c, lt_layout d) {
   int64_t words[] = {e->compute, e->scale, e->ops[0], e->ops[1], e->epilogue, e->bias_stride, e->aux_ld, e->aux_stride};
   uint64_t h = hash(14695981039346656037u, words, sizeof words);
-  lt_layout all[3] = {a, b, d};
-  for (int i = 0; i < 3; i++) {
+  lt_layout all[4] = {a, b, c, d};
+  for (int i = 0; i < 4; i++) {
     int64_t layout[] = {all[i]->type, all[i]->rows, all[i]->columns, all[i]->ld, all[i]->stride, all[i]->batch};
     h = hash(h, layout, sizeof layout);
   }
@@ -189,8 +189,8 @@ EXPORT int cublasLtMatmulAlgoGetHeuristic(lt_handle handle, lt_desc e, lt_layout
   *out_n = 0;
   if (fake.refuse_batch && d->batch > 1) return LT_NOT_SUPPORTED;
   for (int i = 0; i < fake.n_candidates && *out_n < wanted; i++) {
-    chosen x = {MAGIC, i, 0, problem(e, a, b, d), 1024 * (uint64_t)i, {(uint16_t)pref->alignment[0], (uint16_t)pref->alignment[1], (uint16_t)pref->alignment[3],
-                aligned(e->aux), aligned(e->bias)}, {0}};
+    chosen x = {MAGIC, i, 0, problem(e, a, b, c, d), 1024 * (uint64_t)i, {(uint16_t)pref->alignment[0], (uint16_t)pref->alignment[1], (uint16_t)pref->alignment[3],
+                aligned(e->aux), aligned(e->bias), (uint16_t)pref->alignment[2]}, {0}};
     if (x.workspace > pref->workspace) continue;
     lt_heuristic *r = &results[(*out_n)++];
     memset(r, 0xee, sizeof *r);
@@ -208,7 +208,7 @@ EXPORT int cublasLtMatmulAlgoCheck(lt_handle handle, lt_desc e, lt_layout a, lt_
   fake.checks++;
   memcpy(&x, algo, sizeof x);
   if (fake.refuse_batch && d->batch > 1) return LT_NOT_SUPPORTED;
-  if (fake.refuse_check || x.magic != MAGIC || x.problem != problem(e, a, b, d)) return LT_INVALID_VALUE;
+  if (fake.refuse_check || x.magic != MAGIC || x.problem != problem(e, a, b, c, d)) return LT_INVALID_VALUE;
   result->workspace = x.workspace;
   result->state = LT_SUCCESS;
   return 0;
@@ -227,22 +227,22 @@ EXPORT int cublasLtMatmul(lt_handle handle, lt_desc e, const void *alpha, const 
   TRY(check(e, a, b, c, d));
   memcpy(&x, algo, sizeof x);
   if (!handle || stream != fake.stream) MISUSE("no handle, or another stream");
-  if (x.magic != MAGIC || x.problem != problem(e, a, b, d)) MISUSE("an algorithm of another problem");
+  if (x.magic != MAGIC || x.problem != problem(e, a, b, c, d)) MISUSE("an algorithm of another problem");
   if (x.workspace > workspace_bytes || (workspace_bytes && (!workspace || (uintptr_t)workspace % 256))) MISUSE("workspace of %zu bytes at %p", workspace_bytes, workspace);
   if (x.alignment[0] > aligned(pa) || x.alignment[1] > aligned(pb) || x.alignment[2] > aligned(pd) || (e->aux && x.alignment[3] > aligned(e->aux)) ||
       (e->bias && x.alignment[4] > aligned(e->bias)))
     MISUSE("a pointer is less aligned than was said");
-  if (pc != pd) MISUSE("C is not D");
   double al = fake_load(e->scale, alpha, 0), be = fake_load(e->scale, beta, 0);
-  if (be != 0) MISUSE("beta %g", be);
+  if (be != 0 && be != 1) MISUSE("beta %g", be);
+  if (pc != pd ? be == 0 || aligned(pc) < x.alignment[5] : memcmp(c, d, sizeof *c) != 0) MISUSE("C lies otherwise than was said");
   if (fake.broken == -2 || x.candidate == fake.broken) return LT_NOT_SUPPORTED;
   fake.matmuls++;
   fake.last_candidate = x.candidate;
-  fake.clock += 0.001 * (1 + abs(x.candidate - fake.fastest));
+  fake.clock += fake.unit * (1 + abs(x.candidate - fake.fastest));
   memset(workspace, 0x5a, x.workspace);
   int64_t k = e->ops[0] ? a->rows : a->columns;
   for (int64_t z = 0; z < d->batch; z++) {
-    int64_t za = z * a->stride, zb = z * b->stride, zd = z * d->stride, zx = z * e->aux_stride, zv = z * e->bias_stride;
+    int64_t za = z * a->stride, zb = z * b->stride, zc = z * c->stride, zd = z * d->stride, zx = z * e->aux_stride, zv = z * e->bias_stride;
     for (int64_t i = 0; i < d->rows; i++) {
       double across = 0;
       for (int64_t j = 0; j < d->columns; j++) {
@@ -253,6 +253,7 @@ EXPORT int cublasLtMatmul(lt_handle handle, lt_desc e, const void *alpha, const 
           sum += e->epilogue == LT_EPILOGUE_BGRADA ? u : v;
         }
         p *= al;
+        if (be != 0) p += fake_load(c->type, pc, zc + i + j * c->ld);
         if (e->epilogue == LT_EPILOGUE_BGRADA && !j) fake_store(d->type, e->bias, zv + i, sum);
         if (e->epilogue == LT_EPILOGUE_BGRADB && !i) fake_store(d->type, e->bias, zv + j, sum);
         if (e->epilogue & LT_EPILOGUE_BIAS) p += fake_load(d->type, e->bias, zv + i);

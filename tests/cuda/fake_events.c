@@ -16,7 +16,7 @@
   } while (0)
 
 extern fake_control fake;
-EXPORT fake_control fake = {.n_candidates = 5, .fastest = 2, .broken = -1, .last_candidate = -1};
+EXPORT fake_control fake = {.unit = 0.3, .n_candidates = 5, .fastest = 2, .broken = -1, .last_candidate = -1};
 
 typedef struct event { double at; bool recorded; } event;
 

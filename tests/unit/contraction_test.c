@@ -38,7 +38,7 @@ static th_matmul_plan made(const product *p) {
 static product linear(th_matmul_epilogue epilogue) { /* x (4, 16, 24) w (40, 24)' */
   product p = {{0, 1, 2, 1, epilogue, 0}, 6, {VIEW(3, D(4, 16, 24), NULL), VIEW(2, D(40, 24), NULL)}, {VIEW(3, D(4, 16, 40), NULL)}, 2, 1};
   if (epilogue == TH_EPILOGUE_BIAS || epilogue == TH_EPILOGUE_BIAS_GELU) p.operands[p.n_operands++] = VIEW(1, D(40), NULL);
-  if (epilogue == TH_EPILOGUE_DGELU || epilogue == TH_EPILOGUE_DGELU_SUM) p.operands[p.n_operands++] = p.results[0];
+  if (epilogue == TH_EPILOGUE_DGELU || epilogue == TH_EPILOGUE_DGELU_SUM || epilogue == TH_EPILOGUE_ADD) p.operands[p.n_operands++] = p.results[0];
   if (epilogue == TH_EPILOGUE_GELU || epilogue == TH_EPILOGUE_BIAS_GELU) p.results[p.n_results++] = p.results[0];
   if (epilogue == TH_EPILOGUE_DGELU_SUM) p.results[p.n_results++] = VIEW(1, D(40), NULL);
   if (epilogue == TH_EPILOGUE_LHS_SUM) p.results[p.n_results++] = VIEW(2, D(4, 16), NULL);

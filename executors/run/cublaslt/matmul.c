@@ -8,14 +8,16 @@
 #include "executors/run/cublaslt/cublaslt.h"
 #include "executors/run/cublaslt/library.h"
 
-enum { MAX_CANDIDATES = 8, TIMED_RUNS = 3, MAX_ALIGNMENT = 256 };
+enum { MAX_FOUND = 8, MAX_CANDIDATES = 2 * MAX_FOUND, TIMED_RUNS = 3, MAX_ALIGNMENT = 256 };
+static const double timed_at_least = 250, memset_cost = 3; /* microseconds */
 
-/* Parts of a call as cublasLt names them; VECTOR is its bias pointer. */
+/* Parts of a call as cublasLt names them; AUX is its C where something is added, VECTOR its bias pointer. */
 enum { A, B, D, AUX, VECTOR, PARTS };
 
 typedef struct key { /* all int64_t: compared by bytes, printed in this order */
   int64_t type, type_result, compute, epilogue, trans_a, trans_b, m, n, k, batch;
   int64_t ld[4], stride[PARTS], alignment[PARTS], workspace;
+  int64_t adds;
   int64_t device, deterministic; /* not in the text of tuning records */
 } key;
 
@@ -28,7 +30,7 @@ typedef struct state {
   bool settled;   /* and another call would choose no other */
   key key;
   lt_desc desc;
-  lt_layout layouts[3]; /* A, B, D */
+  lt_layout layouts[4]; /* A, B, D, C: D's where nothing is added */
   lt_algo algo;
   size_t workspace; /* bytes it takes */
 } state;
@@ -45,8 +47,8 @@ static int cuda_type(th_dtype dtype) {
 }
 
 static void reset(state *s) {
-  for (int i = 0; i < 3; i++)
-    if (s->layouts[i]) s->library->lt.layout_destroy(s->layouts[i]);
+  for (int i = 0; i < 4; i++)
+    if (s->layouts[i] && (i < AUX || s->layouts[i] != s->layouts[D])) s->library->lt.layout_destroy(s->layouts[i]);
   if (s->desc) s->library->lt.desc_destroy(s->desc);
   *s = (state){.base = s->base, .library = s->library};
 }
@@ -56,6 +58,8 @@ static void release(th_library_state *base) {
   reset(s);
   free(s);
 }
+
+static bool adds(const call *c) { return c->plan.epilogue == TH_EPILOGUE_ADD; }
 
 static uint8_t *at(const call *c, int part, const int64_t *index) {
   const th_view *v = c->plan.views[c->views[part]];
@@ -83,14 +87,14 @@ static int64_t alignment(const call *c, int part, int64_t index[TH_RUN_RANK]) {
 
 static key make_key(const call *c) {
   static const int epilogues[TH_EPILOGUE_COUNT] = {
-      [TH_EPILOGUE_NONE] = LT_EPILOGUE_DEFAULT, [TH_EPILOGUE_BIAS] = LT_EPILOGUE_BIAS, [TH_EPILOGUE_GELU] = LT_EPILOGUE_GELU_AUX,
+      [TH_EPILOGUE_NONE] = LT_EPILOGUE_DEFAULT, [TH_EPILOGUE_ADD] = LT_EPILOGUE_DEFAULT, [TH_EPILOGUE_BIAS] = LT_EPILOGUE_BIAS, [TH_EPILOGUE_GELU] = LT_EPILOGUE_GELU_AUX,
       [TH_EPILOGUE_BIAS_GELU] = LT_EPILOGUE_GELU_AUX_BIAS, [TH_EPILOGUE_DGELU] = LT_EPILOGUE_DGELU, [TH_EPILOGUE_DGELU_SUM] = LT_EPILOGUE_DGELU_BGRAD};
   const th_matmul_plan *p = &c->plan;
   th_dtype in = p->views[TH_MATMUL_LHS]->dtype;
   int64_t index[TH_RUN_RANK];
   key k = {.type = cuda_type(in), .type_result = cuda_type(p->views[TH_MATMUL_RESULT]->dtype), .trans_a = p->trans_a, .trans_b = p->trans_b,
            .m = p->m, .n = p->n, .k = p->k, .batch = p->batch, .ld = {p->lda, p->ldb, p->ldd, p->ld_aux}, .epilogue = epilogues[p->epilogue],
-           .workspace = (int64_t)c->args->scratch_bytes, .device = c->args->device, .deterministic = c->args->deterministic};
+           .workspace = (int64_t)c->args->scratch_bytes, .adds = adds(c), .device = c->args->device, .deterministic = c->args->deterministic};
   k.compute = in == TH_DTYPE_f64 ? LT_COMPUTE_64F : in == TH_DTYPE_f32 && p->tf32 ? LT_COMPUTE_32F_FAST_TF32 : LT_COMPUTE_32F;
   if (p->epilogue == TH_EPILOGUE_LHS_SUM) k.epilogue = p->swapped ? LT_EPILOGUE_BGRADB : LT_EPILOGUE_BGRADA;
   for (int i = 0; i < PARTS; i++) {
@@ -110,7 +114,7 @@ static void print_key(const key *k, char text[TH_TUNING_TEXT]) {
 /* Sets the epilogue's pointers for one index. */
 static th_status point(const call *c, const state *s, const int64_t *aux_index, const int64_t *vector_index) {
   const th__lt_library *l = s->library;
-  if (c->plan.views[TH_MATMUL_AUX]) {
+  if (c->plan.views[TH_MATMUL_AUX] && !adds(c)) {
     void *aux = at(c, AUX, aux_index);
     TH_TRY(LT_CALL(l, desc_set, s->desc, LT_DESC_AUX_POINTER, &aux, sizeof aux));
   }
@@ -126,63 +130,73 @@ static th_status describe(const call *c, state *s) {
   const key *k = &s->key;
   int32_t ops[2] = {k->trans_a ? LT_OP_T : LT_OP_N, k->trans_b ? LT_OP_T : LT_OP_N}, batch = (int32_t)k->batch;
   uint32_t epilogue = (uint32_t)k->epilogue;
-  int64_t rows[3] = {k->trans_a ? k->k : k->m, k->trans_b ? k->n : k->k, k->m}, columns[3] = {k->trans_a ? k->m : k->k, k->trans_b ? k->k : k->n, k->n};
+  int64_t rows[4] = {k->trans_a ? k->k : k->m, k->trans_b ? k->n : k->k, k->m, k->m}, columns[4] = {k->trans_a ? k->m : k->k, k->trans_b ? k->k : k->n, k->n, k->n};
   TH_TRY(LT_CALL(l, desc_create, &s->desc, (int)k->compute, k->compute == LT_COMPUTE_64F ? LT_R_64F : LT_R_32F));
   TH_TRY(LT_CALL(l, desc_set, s->desc, LT_DESC_TRANSA, &ops[0], sizeof ops[0]));
   TH_TRY(LT_CALL(l, desc_set, s->desc, LT_DESC_TRANSB, &ops[1], sizeof ops[1]));
   TH_TRY(LT_CALL(l, desc_set, s->desc, LT_DESC_EPILOGUE, &epilogue, sizeof epilogue));
-  if (c->plan.views[TH_MATMUL_AUX]) {
+  if (c->plan.views[TH_MATMUL_AUX] && !adds(c)) {
     TH_TRY(LT_CALL(l, desc_set, s->desc, LT_DESC_AUX_LD, &k->ld[AUX], sizeof k->ld[AUX]));
     if (batch > 1) TH_TRY(LT_CALL(l, desc_set, s->desc, LT_DESC_AUX_BATCH_STRIDE, &k->stride[AUX], sizeof k->stride[AUX]));
   }
   if (c->plan.views[TH_MATMUL_VECTOR] && batch > 1)
     TH_TRY(LT_CALL(l, desc_set, s->desc, LT_DESC_BIAS_BATCH_STRIDE, &k->stride[VECTOR], sizeof k->stride[VECTOR]));
-  for (int i = A; i <= D; i++) {
-    TH_TRY(LT_CALL(l, layout_create, &s->layouts[i], (int)(i == D ? k->type_result : k->type), (uint64_t)rows[i], (uint64_t)columns[i], k->ld[i]));
+  for (int i = A; i <= (adds(c) ? AUX : D); i++) {
+    TH_TRY(LT_CALL(l, layout_create, &s->layouts[i], (int)(i >= D ? k->type_result : k->type), (uint64_t)rows[i], (uint64_t)columns[i], k->ld[i]));
     if (batch == 1) continue;
     TH_TRY(LT_CALL(l, layout_set, s->layouts[i], LT_LAYOUT_BATCH_COUNT, &batch, sizeof batch));
     TH_TRY(LT_CALL(l, layout_set, s->layouts[i], LT_LAYOUT_STRIDED_BATCH_OFFSET, &k->stride[i], sizeof k->stride[i]));
   }
+  if (!adds(c)) s->layouts[AUX] = s->layouts[D];
   return TH_OK;
 }
 
-/* What the library would try, the likely fastest first; none (n = 0) is no error. */
-static th_status candidates(const call *c, const state *s, lt_heuristic found[MAX_CANDIDATES], int *out_n) {
+/* Adds what the library would try with `workspace` bytes, the likely fastest first, to `found`. */
+static th_status ask(const call *c, const state *s, uint64_t workspace, lt_heuristic found[MAX_CANDIDATES], int *n_found) {
   const th__lt_library *l = s->library;
   static const int attributes[4] = {LT_PREF_MIN_ALIGNMENT_A_BYTES, LT_PREF_MIN_ALIGNMENT_B_BYTES, LT_PREF_MIN_ALIGNMENT_C_BYTES, LT_PREF_MIN_ALIGNMENT_D_BYTES};
-  uint64_t workspace = c->args->scratch_bytes;
+  lt_heuristic more[MAX_FOUND];
   lt_pref pref = NULL;
-  int n = 0, kept = 0;
-  *out_n = 0;
+  int n = 0;
   th_status status;
   TH_TRY_CLEANUP(LT_CALL(l, pref_create, &pref));
   TH_TRY_CLEANUP(LT_CALL(l, pref_set, pref, LT_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
-  for (int i = 0; i < 4; i++) { /* C is D */
-    uint32_t bytes = (uint32_t)s->key.alignment[i < 2 ? i : D];
+  for (int i = 0; i < 4; i++) {
+    uint32_t bytes = (uint32_t)s->key.alignment[i < 2 ? i : i == 2 && adds(c) ? AUX : D];
     TH_TRY_CLEANUP(LT_CALL(l, pref_set, pref, attributes[i], &bytes, sizeof bytes));
   }
-  int code = l->lt.heuristic(c->device->handle, s->desc, s->layouts[A], s->layouts[B], s->layouts[D], s->layouts[D], pref, MAX_CANDIDATES, found, &n);
+  int code = l->lt.heuristic(c->device->handle, s->desc, s->layouts[A], s->layouts[B], s->layouts[AUX], s->layouts[D], pref, MAX_FOUND, more, &n);
   if (code != LT_NOT_SUPPORTED) TH_TRY_CLEANUP(th__lt_check(l, code, "cublasLt heuristic"));
-  for (int i = 0; code == LT_SUCCESS && i < n && i < MAX_CANDIDATES; i++)
-    if (found[i].state == LT_SUCCESS && found[i].workspace <= workspace) found[kept++] = found[i];
-  *out_n = kept;
+  for (int i = 0; code == LT_SUCCESS && i < n && i < MAX_FOUND; i++) {
+    bool known = false;
+    for (int k = 0; k < *n_found; k++) known |= !memcmp(&found[k].algo, &more[i].algo, sizeof more[i].algo);
+    if (!known && more[i].state == LT_SUCCESS && more[i].workspace <= workspace) found[(*n_found)++] = more[i];
+  }
 cleanup:
   if (pref) status = th_status_join(status, LT_CALL(l, pref_destroy, pref));
   return status;
 }
 
+/* What is worth timing; none (n = 0) is no error. Without a workspace the library (13.1, sm_90) has kernels that go over their tiles in a
+ * fixed order, which it does not name beside those that count tiles in 4 bytes of workspace: these want a memset before each product. */
+static th_status candidates(const call *c, const state *s, lt_heuristic found[MAX_CANDIDATES], int *out_n) {
+  *out_n = 0;
+  TH_TRY(ask(c, s, c->args->scratch_bytes, found, out_n));
+  return c->args->scratch_bytes ? ask(c, s, 0, found, out_n) : TH_OK;
+}
+
 static th_status run(const call *c, const state *s) {
   const th_library_args *args = c->args;
   int64_t index[TH_RUN_RANK] = {0}, calls = 1;
-  float alpha_f = (float)args->alpha, zero_f = 0;
-  double zero = 0;
+  float alpha_f = (float)args->alpha, beta_f = adds(c);
+  double beta = adds(c);
   bool f64 = s->key.compute == LT_COMPUTE_64F;
   for (uint32_t i = 0; i < c->plan.n_outer; i++) calls *= c->plan.outer[i];
   for (int64_t n = 0; n < calls; n++) {
-    void *d = at(c, D, index);
+    void *d = at(c, D, index), *added = adds(c) ? at(c, AUX, index) : d;
     TH_TRY(point(c, s, index, index));
     TH_TRY(LT_CALL(s->library, matmul, c->device->handle, s->desc, f64 ? (const void *)&args->alpha : &alpha_f, at(c, A, index), s->layouts[A], at(c, B, index),
-                   s->layouts[B], f64 ? (const void *)&zero : &zero_f, d, s->layouts[D], d, s->layouts[D], &s->algo, args->scratch, s->workspace, args->stream));
+                   s->layouts[B], f64 ? (const void *)&beta : &beta_f, added, s->layouts[AUX], d, s->layouts[D], &s->algo, args->scratch, s->workspace, args->stream));
     for (uint32_t i = c->plan.n_outer; i-- > 0;) {
       if (++index[i] < c->plan.outer[i]) break;
       index[i] = 0;
@@ -212,16 +226,31 @@ static bool repeatable(const th_library_args *args) {
   return true;
 }
 
-/* Runs each candidate, takes the one with the least median. One that fails is passed over, unless all do. */
+/* One measurement of `n` runs in a row: microseconds a run. */
+static th_status measure(const call *c, const state *s, void *start, void *end, int n, double *out_us) {
+  const th__lt_library *l = s->library;
+  float ms;
+  TH_TRY(CU_CALL(l, event_record, start, c->args->stream));
+  for (int i = 0; i < n; i++) TH_TRY(run(c, s));
+  TH_TRY(CU_CALL(l, event_record, end, c->args->stream));
+  TH_TRY(CU_CALL(l, event_synchronize, end));
+  TH_TRY(CU_CALL(l, event_elapsed, &ms, start, end));
+  *out_us = 1000 * (double)ms / n;
+  return TH_OK;
+}
+
+/* Runs each candidate, takes the one with the least median. One that fails is passed over, unless all do. Those with a workspace have a
+ * memset or a second kernel beside the product: that costs more in a CUDA graph than on a stream, where it is timed. */
 static th_status time_candidates(const call *c, state *s, const lt_heuristic *found, int n, double *out_microseconds) {
   const th__lt_library *l = s->library;
-  void *start = NULL, *end = NULL, *stream = c->args->stream;
+  void *start = NULL, *end = NULL;
   th_status status, failed = TH_OK;
   int best = -1;
   TH_TRY_CLEANUP(CU_CALL(l, event_create, &start, 0));
   TH_TRY_CLEANUP(CU_CALL(l, event_create, &end, 0));
   for (int i = 0; i < n; i++) {
-    float ms[TIMED_RUNS];
+    double us[TIMED_RUNS];
+    int in_a_row = 1;
     s->algo = found[i].algo;
     s->workspace = found[i].workspace;
     th_status first = run(c, s); /* to warm up: modules are loaded, caches filled */
@@ -230,18 +259,15 @@ static th_status time_candidates(const call *c, state *s, const lt_heuristic *fo
       continue;
     }
     for (int r = 0; r < TIMED_RUNS; r++) {
-      TH_TRY_CLEANUP(CU_CALL(l, event_record, start, stream));
-      TH_TRY_CLEANUP(run(c, s));
-      TH_TRY_CLEANUP(CU_CALL(l, event_record, end, stream));
-      TH_TRY_CLEANUP(CU_CALL(l, event_synchronize, end));
-      TH_TRY_CLEANUP(CU_CALL(l, event_elapsed, &ms[r], start, end));
-      for (int j = r; j > 0 && ms[j] < ms[j - 1]; j--) {
-        float swap = ms[j];
-        ms[j] = ms[j - 1], ms[j - 1] = swap;
+      TH_TRY_CLEANUP(measure(c, s, start, end, in_a_row, &us[r]));
+      if (!r && us[0] < timed_at_least) in_a_row = us[0] < timed_at_least / 8 ? 8 : (int)(timed_at_least / us[0]) + 1;
+      for (int j = r; j > 0 && us[j] < us[j - 1]; j--) {
+        double swap = us[j];
+        us[j] = us[j - 1], us[j - 1] = swap;
       }
     }
-    double us = 1000 * (double)ms[TIMED_RUNS / 2];
-    if (best < 0 || us < *out_microseconds) best = i, *out_microseconds = us;
+    double cost = us[TIMED_RUNS / 2] + (found[i].workspace ? memset_cost : 0);
+    if (best < 0 || cost < *out_microseconds) best = i, *out_microseconds = cost;
   }
   if (best < 0) {
     status = failed;
@@ -273,7 +299,7 @@ static th_status choose(const call *c, state *s, bool *out_none) {
   if (!args->deterministic && th_tuning_find(c->device->where, text, &choice)) {
     lt_heuristic checked = {.workspace = 0};
     memcpy(&s->algo, choice.bytes, sizeof s->algo);
-    if (s->library->lt.algo_check(c->device->handle, s->desc, s->layouts[A], s->layouts[B], s->layouts[D], s->layouts[D], &s->algo, &checked) == LT_SUCCESS &&
+    if (s->library->lt.algo_check(c->device->handle, s->desc, s->layouts[A], s->layouts[B], s->layouts[AUX], s->layouts[D], &s->algo, &checked) == LT_SUCCESS &&
         checked.workspace <= args->scratch_bytes) {
       s->workspace = checked.workspace;
       s->ready = s->settled = true;
