@@ -83,7 +83,7 @@ struct th_executor {
   /* Can the fusion be a component of a batch (ir/batch.h): one kernel for this and for others that are alike but for sizes? Asked before
    * there are layouts. NULL: no. */
   bool (*batches)(const th_options *options, const th_trace *trace, const th_op *op);
-  /* May result `result` of a fusion (or launch) be computed over the bytes of operand `operand` (same shape, strides, item
+  /* May result `result` of a fusion or library op (or launch or invoke) be computed over the bytes of operand `operand` (same shape, strides, item
    * size)? False when an element is read after another one of the same bytes was written. */
   bool (*in_place)(const th_trace *trace, const th_op *op, uint32_t operand, uint32_t result);
   /* The kernel of a fusion or launch op, with the strides standing on its operands and results. */

@@ -7,6 +7,8 @@ enum { WORKSPACE = 32 << 20 /* bytes: what cuBLAS itself takes on Hopper */ };
 
 static bool takes_dtype(th_dtype d) { return d == TH_DTYPE_f32 || d == TH_DTYPE_f64 || d == TH_DTYPE_bf16 || d == TH_DTYPE_f16; }
 
+static bool is_half(th_dtype d) { return d == TH_DTYPE_bf16 || d == TH_DTYPE_f16; }
+
 static bool call_of(const th_options *options, const th_trace *t, const th_op *op, th_matmul_epilogue epilogue, th_library_call *out) {
   th_context *c = t->context;
   if (op->kind != TH_OP_dot) return false;
@@ -80,12 +82,39 @@ static bool through_gelu(const th_trace *t, const th_users *users, const th_op *
   return true;
 }
 
+/* Products of 16-bit numbers that are kept in f32, as a sum over parts of a gradient is: convert both, dot, and what is added to it. */
+static bool into_f32(const th_trace *t, const th_users *users, const th_op *dot, th_matmul_epilogue *epilogue, th_absorbed *s) {
+  th_dtype from = TH_DTYPE_none;
+  for (int k = 0; k < 2; k++) {
+    const th_op *convert = t->values[dot->operands[k]].def;
+    if (!convert || convert->kind != TH_OP_convert || !th_only_reader(users, convert->result)) return false;
+    th_dtype d = th_type_of(t, convert->operands[0])->dtype;
+    if (!is_half(d) || (k && d != from)) return false;
+    from = d;
+    take(s, convert);
+    s->operands[k] = convert->operands[0];
+  }
+  const th_op *add = th_only_reader(users, dot->result);
+  take(s, dot);
+  *epilogue = TH_EPILOGUE_NONE;
+  s->results[s->n_results++] = dot->result;
+  if (!add || add->kind != TH_OP_add) return true;
+  th_value added = add->operands[add->operands[0] == dot->result];
+  if (added > dot->result || (t->values[added].def && t->values[added].def->kind == TH_OP_broadcast)) return true; /* made later: another product takes this one's */
+  take(s, add);
+  s->operands[s->n_operands++] = added;
+  s->results[0] = add->result;
+  *epilogue = TH_EPILOGUE_ADD;
+  return true;
+}
+
 static bool absorbs(const th_options *options, const th_trace *t, const th_users *users, const th_op *seed, th_absorbed *out) {
   th_matmul_epilogue epilogue;
   *out = (th_absorbed){.n_operands = 2};
   if (seed->kind != TH_OP_dot || !is_plain(t, seed)) return false;
   th_dtype d = th_type_of(t, seed->result)->dtype;
-  if (d != TH_DTYPE_bf16 && d != TH_DTYPE_f16) return false; /* gelu in these alone; f32 products stay bit for bit what they are */
+  if (d == TH_DTYPE_f32) return into_f32(t, users, seed, &epilogue, out) && call_of(options, t, seed, epilogue, &out->call);
+  if (!is_half(d)) return false; /* gelu in these alone; f32 products stay bit for bit what they are */
   out->operands[0] = seed->operands[0];
   out->operands[1] = seed->operands[1];
   if (!with_bias(t, users, seed, &epilogue, out) && !through_gelu(t, users, seed, &epilogue, out)) return false;
@@ -136,4 +165,9 @@ static th_dim scratch(const th_options *options, const th_trace *t, const th_op 
   return th_dim_const(t->context, WORKSPACE);
 }
 
-const th_executor th_executor_cublaslt = {.name = "cublaslt", .absorbs = absorbs, .library = library, .library_takes = library_takes, .scratch = scratch};
+static bool in_place(const th_trace *t, const th_op *op, uint32_t operand, uint32_t result) {
+  const th_attr *ints = th_attr_get(op, "ints");
+  return operand == 2 && result == 0 && th_dim_is(t->context, ints->ints[ints->count - 2], TH_EPILOGUE_ADD);
+}
+
+const th_executor th_executor_cublaslt = {.name = "cublaslt", .absorbs = absorbs, .library = library, .library_takes = library_takes, .in_place = in_place, .scratch = scratch};

@@ -17,8 +17,8 @@
  *
  * In a chunk all dimensions of rows are one: values are (rows, ...), whatever they were.
  *
- * dW is summed in f32 and rounded once more at the end. Barriers keep the sums apart: as one kernel they would wait for all parts.
- * A product that adds to what is there (beta = 1 of a library call, as an epilogue) would save these sums. */
+ * dW is summed in f32 and rounded at the end: parts of 16-bit operands are products in f32 of the operands widened, which a library adds
+ * to the sum so far (pass absorb). The sums of f32 parts are kept apart by barriers: as one kernel they would wait for all parts. */
 #include <string.h>
 
 #include "ir/passes/passes.h"
@@ -279,6 +279,7 @@ static th_value clone_dot(chunker *x, const th_op *op) {
   int64_t contract[2][TH_MAX_RANK];
   th_value operands[2];
   uint32_t n = 0;
+  bool widens = x->use[op->result] == SUMMED && th_dtype_size(th_type_of(x->t, op->result)->dtype) < 4;
   for (int s = 0; s < 2; s++) {
     const th_attr *list = th_attr_get(op, lists[s]);
     th_value v = op->operands[s];
@@ -291,6 +292,7 @@ static th_value clone_dot(chunker *x, const th_op *op) {
       else if (d == 0) contract[s][n++] = 0;
     }
     operands[s] = in_chunk(x, v);
+    if (widens) operands[s] = th_convert(&x->r.b, operands[s], TH_DTYPE_f32);
   }
   return th_dot(&x->r.b, operands[0], operands[1], NULL, NULL, 0, contract[0], contract[1], n);
 }
@@ -351,10 +353,11 @@ static void add_part(chunker *x, th_value v, th_value part) {
     parts[x->chunk] = part;
     return;
   }
-  th_dtype dtype = th_type_of(x->t, v)->dtype, sums = th_dtype_size(dtype) < 4 ? TH_DTYPE_f32 : dtype;
-  bool ends = x->chunk + 1 == x->n_chunks;
-  parts[0] = th_add(b, th_convert(b, parts[0], sums), th_convert(b, part, sums));
-  if (!b->status) parts[0] = barrier(x, ends ? th_convert(b, parts[0], dtype) : parts[0]);
+  th_dtype dtype = th_type_of(x->t, v)->dtype;
+  bool ends = x->chunk + 1 == x->n_chunks, widened = th_type_of(b->trace, part)->dtype != dtype;
+  parts[0] = th_add(b, parts[0], part);
+  if (!b->status && !widened) parts[0] = barrier(x, parts[0]);
+  if (!b->status && widened && ends) parts[0] = th_convert(b, parts[0], dtype);
 }
 
 static void write_chunk(chunker *x) {

@@ -1,6 +1,7 @@
 /* claim: composites that an executor wants whole become one library op each, whose body is the composite's lowering: what
  * it computes stays written down, for the reference executor and for readers. So do groups of ops that an executor's library does in one
- * call (a product with its bias and gelu); they stand where the last of them stood. The others are left to `decompose`. */
+ * call (a product with its bias and gelu); they stand where the last of them stood. The others are left to `decompose`.
+ * absorb: the same for groups of prims (a product and what it is added to), when passes that make such have run. */
 #include <string.h>
 
 #include "ir/executor.h"
@@ -173,6 +174,8 @@ static th_status claim_one(claimer *k, const th_op *op) {
   for (uint32_t i = 0; i < op->n_results; i++) s.results[i] = op->result + i;
   return wrap(k, &s, executor);
 }
+
+th_status th_pass_absorb(const th_options *options, const th_trace *in, th_trace **out) { return th_pass_claim(options, in, out); }
 
 th_status th_pass_claim(const th_options *options, const th_trace *in, th_trace **out) {
   th_arena *a = th_context_arena(in->context);

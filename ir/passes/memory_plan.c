@@ -144,7 +144,7 @@ static bool over_operand(planner *p, const th_op *op, uint32_t r, th_value s, th
   const th_executor *executor = th_executor_of(p->options, op);
   th_value y = op->result + r;
   bool found = false;
-  if (op->kind != TH_OP_fusion || !executor || !executor->in_place) return false;
+  if ((op->kind != TH_OP_fusion && op->kind != TH_OP_library) || !executor || !executor->in_place) return false;
   for (uint32_t k = 0; k < op->n_operands; k++) {
     th_value x = op->operands[k];
     if (storage_of(p, x) != s) continue;
@@ -216,7 +216,7 @@ static void kernels_in_place(planner *p) {
   for (size_t i = 0; i < p->n_ops; i++) {
     const th_op *op = p->order[i];
     uint32_t at = (uint32_t)i + 1, batch = th_op_batch(p->t, op);
-    if (op->kind != TH_OP_fusion) continue;
+    if (op->kind != TH_OP_fusion && op->kind != TH_OP_library) continue;
     for (uint32_t r = 0; r < op->n_results; r++) {
       th_value y = op->result + r;
       if (storage_of(p, y) != y || p->homes[y].place != TH_PLACE_NONE) continue;

@@ -124,7 +124,7 @@ static bool may_overwrite(const checker *k, const th_op *op, uint32_t r, th_valu
     if (op->operands[i] == TH_NO_VALUE || owner(k, op->operands[i]) != old) continue;
     found = true;
     if (op->kind == TH_OP_all_reduce || (op->kind == TH_OP_all_reduce_start && i == r)) continue;
-    if (op->kind != TH_OP_launch || !executor || !executor->in_place || !executor->in_place(k->t, op, i, r)) return false;
+    if ((op->kind != TH_OP_launch && op->kind != TH_OP_invoke) || !executor || !executor->in_place || !executor->in_place(k->t, op, i, r)) return false;
   }
   return found;
 }

@@ -54,9 +54,10 @@ def rows_of_logits(step):
     return [int(torch.tensor([int(n) for n in dims.split(",")]).prod()) for dims in found]
 
 
-def places_of_logits(step):
+def places_of_logits(step, dtype):
     """Where the logits of each chunk lie, and their gradient, which is to be in their place."""
-    places = re.findall(rf"\[8, {VOCABULARY}\] strides\([\d, ]+\) arena\((\d+)\)", main_of(step))
+    name = {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype]
+    places = re.findall(rf" {name}\[8, {VOCABULARY}\] strides\([\d, ]+\) arena\((\d+)\)", main_of(step))
     return places[0::2], places[1::2]
 
 
@@ -78,7 +79,7 @@ def test_trains_as_whole(monkeypatch, dtype):
     monkeypatch.setattr(jobs, "options", with_chunks)
     got, step = train(chunked, 4, dtype)
     assert rows_of_logits(step) == [8] * 4
-    logits, gradients = places_of_logits(step)
+    logits, gradients = places_of_logits(step, dtype)
     assert len(logits) == 4 and logits == gradients
     rounding = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(got, want, rtol=rounding, atol=0)

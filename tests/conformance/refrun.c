@@ -125,8 +125,8 @@ static th_status set_option(th_options *o, th_group *group, const char *word) {
     o->bucket_bytes = (uint64_t)atoll(word + 7);
   else if (!strncmp(word, "chunk=", 6))
     o->chunk_bytes = (uint64_t)atoll(word + 6);
-  else if (!strcmp(word, "target=cuda:simt")) {
-    o->target = (th_target){.name = "cuda", .arch = "simt", .threads = 1};
+  else if (!strcmp(word, "target=cuda:simt") || !strcmp(word, "target=cuda:sm_90")) {
+    o->target = (th_target){.name = "cuda", .arch = strcmp(word + 12, "simt") ? "sm_90" : "simt", .threads = 1};
     th_executors_of(&o->target, &o->executors, &o->n_executors);
   } else if (!strcmp(word, "clip"))
     o->clip = true;

@@ -36,6 +36,25 @@ def rows_of(text):
     return [int(n) for n in re.findall(r" = dot\(%\d+, %1\) .*rhs_contract: \[1\]\} : \w+\[(\d+), 40\]", text)]
 
 
+SM_90 = ["train_step", "target=cuda:sm_90"]  # with cublaslt
+
+
+def test_sums_are_added_up_by_the_products(ref):
+    """The pass absorb: a part of dW is a product in f32 that adds itself to the parts before it, where they lie."""
+    text = chunked(ref, read("head.tir"), BYTES // 8)
+    after = ref.apply("absorb", text, SM_90)
+    calls = re.findall(r"(%\d+) = library\(([^)]*)\) \{function: \"cublaslt.matmul\".* ints: \[0, 1, 0, 0, (\d), 0\].* : f32\[40, 4\]", after)
+    assert [epilogue for *_, epilogue in calls] == ["0"] + ["6"] * 7
+    assert [operands.split(", ")[2] for _, operands, _ in calls[1:]] == [result for result, *_ in calls[:-1]]
+    inputs = random_inputs(text, torch.Generator().manual_seed(5))
+    for x, y in zip(ref.run(text, inputs), ref.run(after, inputs), strict=True):
+        assert torch.equal(x, y)
+    for name in ("library", "fuse", "layout", "memory_plan"):
+        after = ref.apply(name, after, SM_90)
+    places = re.findall(r"ints: \[0, 1, 0, 0, [06], 0\].* : f32\[40, 4\] strides\(4, 1\) (arena\(\d+\))", after)
+    assert len(places) == 8 and len(set(places)) == 1
+
+
 def test_golden(ref):
     assert chunked(ref, read("head.tir"), BYTES // 2) == read("chunk.tir"), f"the pass makes something else of head.tir than chunk.tir says: {__file__} --update"
 
