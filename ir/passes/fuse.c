@@ -11,6 +11,9 @@
  * (ir/executor.h), reductions of columns and of everything join any group of their shape; what reads them is computed elsewhere. So is what
  * reads the sums of several groups: one kernel adds them all, and no sum waits for another.
  *
+ * Groups without reductions that read a value of their shape both, as the gradients of the two factors of a product do, become one in the end,
+ * if the second could be computed where the first is: the value is read once.
+ *
  * What a group must hand out is known when all ops are placed: a group with more results than a kernel has is then cut between
  * two of its ops, the first part as long as it may be. */
 #include <string.h>
@@ -53,8 +56,8 @@ typedef struct fuser {
   users *users;             /* by value that is no free op's: who reads it, free ops looked through */
   uint32_t search;
   th_rewriter r;
-  th_value *local;          /* by value: its copy in the body being written */
-  uint32_t *stamp, now;
+  th_value *local, *operand; /* by value: its copy in the body being written; the body's operand that is it or a barrier on it; */
+  uint32_t *stamp, *operand_stamp, now; /* where these say `now` */
 } fuser;
 
 /* ---- what is free ---- */
@@ -324,6 +327,46 @@ static void analyse(fuser *f) {
   }
 }
 
+/* ---- siblings ---- */
+
+enum { MAX_SIBLING_OPS = 64 };
+
+static uint32_t last_op(const group *x) { return x->ops[x->n_ops - 1]; }
+
+/* From which op on, at the latest, what group g reads is there; views and barriers are where what they read is. */
+static uint32_t ready(fuser *f, uint32_t g) {
+  const group *x = &f->groups[g];
+  uint32_t at = 0;
+  for (size_t i = 0; i < x->n_deps; i++) {
+    uint32_t d = whole(f, x->deps[i]);
+    bool view = f->groups[d].kind == OUTSIDE && th_op_spec_get(f->g->ops[f->groups[d].ops[0]]->kind)->level < TH_LEVEL_REGION;
+    uint32_t there = d == g ? 0 : view ? ready(f, d) : last_op(&f->groups[d]) + 1;
+    if (there > at) at = there;
+  }
+  return at;
+}
+
+static bool are_siblings(fuser *f, uint32_t g, uint32_t other, const th_type *type) {
+  const group *x = &f->groups[g], *y = &f->groups[other];
+  return g != other && x->kind == PLAIN && y->kind == PLAIN && x->n_ops + y->n_ops <= MAX_SIBLING_OPS && th_type_same_shape(&x->shape, type) && joinable(f, g, other) && ready(f, other) <= last_op(x);
+}
+
+static void join_siblings(fuser *f) {
+  for (uint32_t at = 0; at < f->g->n_ops; at++) {
+    const th_op *op = f->g->ops[at];
+    if (is_free(f, op)) continue;
+    for (uint32_t k = 0; k < op->n_results; k++) {
+      const users *u = &f->users[op->result + k];
+      if (!th_type_of(f->t, op->result + k)->rank) continue;
+      for (size_t i = 0; i < u->n; i++)
+        for (size_t n = i + 1; n < u->n; n++) {
+          uint32_t g = whole(f, f->group_of[u->ops[i]]), other = whole(f, f->group_of[u->ops[n]]);
+          if (are_siblings(f, g, other, th_type_of(f->t, op->result + k))) join(f, g, other);
+        }
+    }
+  }
+}
+
 /* ---- cutting ---- */
 
 static bool is_read_outside(fuser *f, th_value v, uint32_t g) {
@@ -414,6 +457,8 @@ static th_value inner_value(fuser *f, body *b, th_value v) {
     }
     return f->local[v];
   }
+  th_value source = op && op->kind == TH_OP_barrier ? op->operands[0] : v; /* one read is enough, whatever kept its readers apart before */
+  if (f->operand_stamp[source] == f->now) return f->operand[source];
   if (b->n == sizeof b->operands / sizeof *b->operands) {
     if (!b->status) b->status = TH_ERROR(INTERNAL, "a fusion has more than %u operands", b->n);
     return 0;
@@ -422,6 +467,8 @@ static th_value inner_value(fuser *f, body *b, th_value v) {
   copy = th_trace_add_input(f->r.b.trace, b->graph, *th_type_of(f->t, v));
   f->local[v] = copy;
   f->stamp[v] = f->now;
+  f->operand[source] = copy;
+  f->operand_stamp[source] = f->now;
   return copy;
 }
 
@@ -515,7 +562,10 @@ th_status th_pass_fuse(const th_options *options, const th_trace *in, th_trace *
   f.users = TH_ARENA_ARRAY(a, users, in->n_values);
   f.local = TH_ARENA_ARRAY(a, th_value, in->n_values);
   f.stamp = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
+  f.operand = TH_ARENA_ARRAY(a, th_value, in->n_values);
+  f.operand_stamp = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
   analyse(&f);
+  join_siblings(&f);
   for (uint32_t g = 0, n = (uint32_t)f.n_groups; g < n; g++)
     if (f.groups[g].kind != OUTSIDE && f.groups[g].n_ops > 1) cut(&f, g);
   f.r = th_rewrite_begin(in);

@@ -1,6 +1,6 @@
 /* sink: what the backward pass reads of a pointwise chain is computed there, from what the chain starts from, instead of
- * being written by the forward pass and read again (the normalized rows of a norm; the mask of a ReLU). A chain of cheap ops
- * moves when it has one operand of its own size, so that keeping that operand alive costs no more memory than keeping the
+ * being written by the forward pass and read again (the normalized rows of a norm; the mask of a ReLU). A chain of cheap ops (on GPUs
+ * also of a few exponentials and their like: there they take less time than the memory would) moves when it has one operand of its own size, so that keeping that operand alive costs no more memory than keeping the
  * result; smaller operands (a row's mean) come along. Only readers that can be fused with the copy get one each; the pass
  * `fuse` then puts it into their kernels. Barriers on the operands keep it from putting the copy back where the original was.
  *
@@ -9,21 +9,22 @@
 
 #include "ir/passes/passes.h"
 
-enum { MAX_CHAIN = 32, MAX_DEPTH = 24 };
+enum { MAX_CHAIN = 32, MAX_DEPTH = 24, MAX_COSTLY = 3 };
 
 typedef struct sinker {
   const th_trace *t;
   th_context *c;
+  uint32_t max_costly;        /* ops of a chain that are not cheap */
   uint32_t *position, *heavy; /* by value: its op; by op: heavy ops before it */
   bool *stored;               /* by value: read far from where it is made, or by a heavy op */
-  th_value *barred;           /* by value: its barrier in the present stretch between heavy ops, ... */
-  uint32_t *barred_in;        /* ... and that stretch, plus 1 */
+  th_value *barred, *copy;    /* by value: its barrier, and its copy, in the present stretch between heavy ops, ... */
+  uint32_t *barred_in, *copied_in; /* ... and that stretch, plus 1 */
   th_rewriter r;
 } sinker;
 
 typedef struct chain {
   const th_op *ops[MAX_CHAIN]; /* an op after those that read it */
-  uint32_t n, wide;            /* operands of the result's size */
+  uint32_t n, n_costly, wide;  /* ...; operands of the result's size */
   th_value wide_value;
 } chain;
 
@@ -80,7 +81,8 @@ static bool collect(const sinker *s, th_value v, bool top, int depth, chain *out
   if (depth == MAX_DEPTH) return false;
   for (uint32_t i = 0; i < out->n; i++)
     if (out->ops[i] == op) return true;
-  if (out->n == MAX_CHAIN || op->n_operands > 3 || !(is_free(op) || th_op_spec_get(op->kind)->traits & TH_CHEAP)) return false;
+  if (out->n == MAX_CHAIN || op->n_operands > 3) return false;
+  if (!is_free(op) && !(th_op_spec_get(op->kind)->traits & TH_CHEAP) && ++out->n_costly > s->max_costly) return false;
   out->ops[out->n++] = op;
   for (uint32_t k = 0; k < op->n_operands; k++)
     if (!collect(s, op->operands[k], false, depth + 1, out)) return false;
@@ -130,6 +132,10 @@ static th_value again(sinker *s, const chain *ch, uint32_t stretch) {
   for (uint32_t i = 0; i < ch->n; i++) {
     const th_op *op = sorted[i];
     bool swapped[3] = {false};
+    if (s->copied_in[op->result] == stretch + 1) { /* another chain's */
+      s->r.map[op->result] = s->copy[op->result];
+      continue;
+    }
     for (uint32_t k = 0; k < op->n_operands; k++) {
       th_value v = op->operands[k];
       kept[k] = s->r.map[v];
@@ -138,6 +144,8 @@ static th_value again(sinker *s, const chain *ch, uint32_t stretch) {
     for (uint32_t k = 0; k < op->n_operands; k++)
       if (swapped[k]) s->r.map[op->operands[k]] = barred(s, op->operands[k], stretch);
     th_rewrite_clone(&s->r, op);
+    s->copy[op->result] = s->r.map[op->result];
+    s->copied_in[op->result] = stretch + 1;
     for (uint32_t k = 0; k < op->n_operands; k++)
       if (swapped[k]) s->r.map[op->operands[k]] = kept[k];
   }
@@ -150,9 +158,10 @@ th_status th_pass_sink(const th_options *options, const th_trace *in, th_trace *
   const th_graph *g = in->graphs[0];
   th_arena *a = th_context_arena(in->context);
   bool *movable = TH_ARENA_ARRAY(a, bool, in->n_values);
-  sinker s = {.t = in, .c = in->context, .position = TH_ARENA_ARRAY(a, uint32_t, in->n_values), .heavy = TH_ARENA_ARRAY(a, uint32_t, g->n_ops + 1),
+  sinker s = {.t = in, .c = in->context, .max_costly = th_target_is_cuda(options) ? MAX_COSTLY : 0, .position = TH_ARENA_ARRAY(a, uint32_t, in->n_values), .heavy = TH_ARENA_ARRAY(a, uint32_t, g->n_ops + 1),
               .stored = TH_ARENA_ARRAY(a, bool, in->n_values), .barred = TH_ARENA_ARRAY(a, th_value, in->n_values),
-              .barred_in = TH_ARENA_ARRAY(a, uint32_t, in->n_values), .r = th_rewrite_begin(in)};
+              .barred_in = TH_ARENA_ARRAY(a, uint32_t, in->n_values), .copy = TH_ARENA_ARRAY(a, th_value, in->n_values),
+              .copied_in = TH_ARENA_ARRAY(a, uint32_t, in->n_values), .r = th_rewrite_begin(in)};
   chain **chains = TH_ARENA_ARRAY(a, chain *, in->n_values);
   memset(s.position, 0xff, in->n_values * sizeof *s.position);
   for (size_t i = 0; i < g->n_ops; i++) {

@@ -1,0 +1,99 @@
+"""What passes do for GPUs alone: cheap enough to compute twice, near enough to be read once."""
+import re
+
+import pytest
+import torch
+
+from refrun import random_inputs
+
+pytestmark = pytest.mark.quick
+GPU, CPU = ["train_step", "target=cuda:simt"], ["train_step"]
+
+# The middle of a SwiGLU: silu(gate) * up, its product with w, and its gradients from dy, which here is the product itself.
+SWIGLU = """graph @0 "main" {
+  %0 : f32[6, 8] user
+  %1 : f32[6, 8] user
+  %2 : f32[8, 8] user
+  %3 = dot(%0, %2) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [0]} : f32[6, 8]
+  %4 = dot(%1, %2) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [0]} : f32[6, 8]
+  %5 = neg(%3) : f32[6, 8]
+  %6 = exp(%5) : f32[6, 8]
+  %7 = const() {value: 1.0, dtype: f32} : f32[]
+  %8 = broadcast(%7) {shape: [6, 8], dims: []} : f32[6, 8]
+  %9 = add(%6, %8) : f32[6, 8]
+  %10 = reciprocal(%9) : f32[6, 8]
+  %11 = mul(%3, %10) : f32[6, 8]
+  %12 = mul(%11, %4) : f32[6, 8]
+  %13 = dot(%12, %2) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [0]} : f32[6, 8]
+  %14 = dot(%13, %2) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [1]} : f32[6, 8]
+  %15 = mul(%14, %11) : f32[6, 8]
+  %16 = dot(%15, %2) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [1]} : f32[6, 8]
+  %17 = sub(%8, %10) : f32[6, 8]
+  %18 = mul(%3, %17) : f32[6, 8]
+  %19 = add(%18, %8) : f32[6, 8]
+  %20 = mul(%10, %19) : f32[6, 8]
+  %21 = mul(%14, %4) : f32[6, 8]
+  %22 = mul(%21, %20) : f32[6, 8]
+  %23 = dot(%22, %2) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [1]} : f32[6, 8]
+  return %13 fresh
+  return %16 fresh
+  return %23 fresh
+}
+"""
+
+
+def fusions(text):
+    """(operands, results) of each fusion of the main graph, in order."""
+    main = text[:text.index("\n}")]
+    return [(operands.split(", "), results.split(", ")) for results, operands in re.findall(r"((?:%\d+(?:, )?)+) = fusion\(([^)]*)\)", main)]
+
+
+@pytest.mark.parametrize("options", [GPU, CPU], ids=["gpu", "cpu"])
+def test_swiglu(ref, options):
+    """On a GPU the sigmoid is computed again in the backward pass rather than kept from the forward one, and one kernel makes the gradients
+    of both factors: it reads dy w', gate and up once."""
+    sunk = ref.apply("sink", SWIGLU, options)
+    assert (sunk.count(" = exp(") > 1) == (sunk.count(" = barrier(") > 0) == (options is GPU)
+    fused = ref.apply("fuse", ref.apply("library", sunk, options), options)
+    forward, *backward = fusions(fused)
+    if options is GPU:
+        assert len(forward[1]) == 1 and len(backward) == 1
+        assert len(backward[0][0]) == 3 and len(backward[0][1]) == 2
+    else:
+        assert len(forward[1]) == 3 and len(backward) == 2
+    inputs = random_inputs(SWIGLU, torch.Generator().manual_seed(1))
+    for text in (sunk, fused):
+        for x, y in zip(ref.run(SWIGLU, inputs), ref.run(text, inputs), strict=True):
+            torch.testing.assert_close(y, x, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("costly, again", [(["tanh", "exp", "sin"], True), (["tanh", "exp", "cos", "sin"], False)])
+def test_no_more_than_a_few_exponentials(ref, costly, again):
+    """And their like: sooner or later it takes longer to compute a value than to read it."""
+    text = SWIGLU.replace("neg(%3)", "tanh(%3)").replace("reciprocal(%9)", "sin(%9)")
+    if "cos" in costly:
+        text = text.replace("add(%6, %8)", "cos(%6)")
+    assert all(f" = {name}(" in text for name in costly)
+    assert ref.apply("sink", text, GPU).count(" = tanh(") == (3 if again else 1)
+
+
+def test_siblings_far_apart_stay_apart(ref):
+    """One kernel of readers of %2 would wait for products, and what exp's result goes into with it."""
+    text = """graph @0 "main" {
+  %0 : f32[8, 8] user
+  %1 : f32[8, 8] user
+  %2 = dot(%0, %1) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [0]} : f32[8, 8]
+  %3 = exp(%2) : f32[8, 8]
+  %4 = dot(%3, %1) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [0]} : f32[8, 8]
+  %5 = mul(%2, %4) : f32[8, 8]
+  %6 = dot(%0, %0) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [0]} : f32[8, 8]
+  %7 = sub(%2, %6) : f32[8, 8]
+  return %5 fresh
+  return %7 fresh
+}
+"""
+    fused = ref.apply("fuse", ref.apply("library", text, GPU), GPU)
+    assert [len(results) for _, results in fusions(fused)] == [1, 1, 1]
+    inputs = random_inputs(text, torch.Generator().manual_seed(1))
+    for x, y in zip(ref.run(text, inputs), ref.run(fused, inputs), strict=True):
+        assert torch.equal(x, y)
