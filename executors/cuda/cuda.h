@@ -1,6 +1,6 @@
 /* The cuda executor's compile half: generated CUDA C, compiled by NVRTC to a cubin, or (arch "simt") by the host's C++ compiler with
  * simt.h, which runs it without a GPU. Elements are written by executors/gen. shape.c finds out what kind of kernel a region is and how
- * it is launched, kernel.c writes it, batch.c that of many regions at once, lanes.c the elements that a thread has of a vector, special.c the ops
+ * it is launched, kernel.c and rows.c write it, batch.c that of many regions at once, lanes.c the elements that a thread has of a vector, special.c the ops
  * that are no function of a few elements. No header is included by the generated text: prelude.c. Threads: thread-compatible. */
 #ifndef THUNDER_EXECUTORS_CUDA_CUDA_H
 #define THUNDER_EXECUTORS_CUDA_CUDA_H
@@ -117,5 +117,14 @@ void th_cuda_across_team(th_cuda_gen *x, const th_op *op, const char *acc);
 /* Does the text note bad indices or divisions? */
 bool th_cuda_checks(const th_cuda_gen *x);
 th_dim th_cuda_blocks(th_cuda_gen *x, th_dim items, int64_t each); /* items / each, rounded up */
+bool th_cuda_is_sum(const th_cuda_gen *x, th_value v);               /* is v one of the shape's sums? */
+const char *th_cuda_serial_reduction(th_gen *g, const th_op *op, const char *const *index); /* as a loop of each thread's own */
+/* The kernel after *out, which adds up `parts` parts of each of the shape's sums. */
+void th_cuda_add_parts(th_cuda_gen *x, int64_t parts, th_kernel_source *out);
+
+/* ---- rows.c ---- */
+
+void th_cuda_rows(th_cuda_gen *x, th_kernel_source *out);
+const char *th_cuda_row_reduction(th_gen *g, const th_op *op, const char *const *index); /* th_gen.reduce */
 
 #endif

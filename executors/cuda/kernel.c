@@ -13,7 +13,7 @@
 #include "ir/batch.h"
 #include "ir/passes/plan.h"
 
-static const th_type *type_of(th_cuda_gen *x, th_value v) { return th_type_of(x->g.t, v); }
+static const th_type *type_of(const th_cuda_gen *x, th_value v) { return th_type_of(x->g.t, v); }
 
 /* ---- the frame ---- */
 
@@ -86,7 +86,7 @@ th_dim th_cuda_blocks(th_cuda_gen *x, th_dim items, int64_t each) {
   return th_dim_floordiv(c, th_dim_add(c, items, th_dim_const(c, each - 1)), th_dim_const(c, each));
 }
 
-static bool is_sum(const th_cuda_gen *x, th_value v) {
+bool th_cuda_is_sum(const th_cuda_gen *x, th_value v) {
   for (uint32_t i = 0; i < x->shape->n_sums; i++)
     if (x->shape->sums[i]->result == v) return true;
   return false;
@@ -97,12 +97,12 @@ void th_cuda_store_all(th_cuda_gen *x, const th_type *shape, const char *const *
   const th_graph *body = x->g.body;
   const char *names[64] = {0};
   for (uint32_t k = 0; k < body->n_outputs; k++)
-    if (!is_sum(x, body->outputs[k]) && th_type_same_shape(type_of(x, body->outputs[k]), shape)) names[k] = th_gen_element(&x->g, body->outputs[k], index);
+    if (!th_cuda_is_sum(x, body->outputs[k]) && th_type_same_shape(type_of(x, body->outputs[k]), shape)) names[k] = th_gen_element(&x->g, body->outputs[k], index);
   for (uint32_t k = 0; k < body->n_outputs; k++)
     if (names[k]) th_cuda_store(x, k, index, names[k]);
 }
 
-static const char *serial_reduction(th_gen *g, const th_op *op, const char *const *index) {
+const char *th_cuda_serial_reduction(th_gen *g, const th_op *op, const char *const *index) {
   const th_type *type = th_type_of(g->t, op->operands[0]);
   const char *inner[TH_MAX_RANK], *acc = th_gen_name(g, "a"), *flat = g->flat;
   uint32_t open = 0;
@@ -211,171 +211,10 @@ static void plain(th_cuda_gen *x, th_kernel_source *out) {
   th_cuda_finish(x, blocks, th_dim_const(g->c, 1), TH_CUDA_THREADS, false, out);
 }
 
-/* ---- rows ---- */
-
-typedef struct th_cuda_row { const char *index[TH_MAX_RANK]; } th_cuda_row; /* of what is kept */
-
-/* Opens the loop over the vectors of a row and a block of lanes in it; index[]: of an element. Returns how many scopes to close. */
-static int open_turns(th_cuda_gen *x, const th_cuda_row *r, const char **index) {
-  th_gen *g = &x->g;
-  const th_cuda_shape *s = x->shape;
-  int opened = 1;
-  const char *vectors = th_gen_dim(g, th_dim_floordiv(g->c, s->n_reduced, th_dim_const(g->c, s->width)));
-  if (s->cached || s->n_sums || (s->turns >= 0 && s->turns <= 16)) { /* arrays have a place for each turn */
-    th_gen_line(g, s->in_shared ? "#pragma unroll 4" : "#pragma unroll");
-    th_gen_open(g, "for (int turn = 0; turn < %lld; turn++)", (long long)s->turns);
-    th_gen_line(g, "const %s j = turn * %lld + place;", g->index_type, (long long)s->team);
-    if (s->turns * s->team * s->width != s->length) {
-      th_gen_open(g, "if (j < %s)", vectors);
-      opened++;
-    }
-  } else {
-    th_gen_open(g, "for (%s j = place; j < %s; j += %lld)", g->index_type, vectors, (long long)s->team);
-  }
-  /* Names are the same in all passes: what was read at an index in one is found in the next. */
-  uint32_t last = s->domain.rank - 1, kept = 0;
-  const char *rest = "j";
-  for (uint32_t i = 0; i < s->domain.rank; i++)
-    if (!th_gen_reduces(g->c, s->rows, i)) index[i] = r->index[kept++];
-  for (uint32_t i = s->domain.rank; i-- > 0;) {
-    if (!th_gen_reduces(g->c, s->rows, i)) continue;
-    bool first = true;
-    for (uint32_t k = 0; k < i; k++) first &= !th_gen_reduces(g->c, s->rows, k) || th_dim_is(g->c, s->domain.dims[k], 1);
-    const char *size = th_gen_dim(g, i == last ? th_dim_floordiv(g->c, s->domain.dims[i], th_dim_const(g->c, s->width)) : s->domain.dims[i]);
-    const char *name = th_arena_printf(g->a, "j_%u", i);
-    const char *text = first ? rest : th_arena_printf(g->a, "%s %% %s", rest, size);
-    th_gen_line(g, i == last && s->width > 1 ? "const %s %s = (%s) * %d;" : "const %s %s = (%s);", g->index_type, name, text, s->width);
-    index[i] = name;
-    if (!first) {
-      th_gen_line(g, "const %s rest_%u = %s / %s;", g->index_type, i, rest, size);
-      rest = th_arena_printf(g->a, "rest_%u", i);
-    }
-  }
-  index[last] = th_cuda_lanes_open(x, index[last], s->width);
-  return opened;
-}
-
-static void close_turns(th_cuda_gen *x, int opened) {
-  th_cuda_lanes_close(x);
-  while (opened--) th_gen_close(&x->g);
-}
-
-/* Reductions that are made in one pass over the row. */
-typedef struct pass { const th_op *ops[8]; const char *acc[8]; uint32_t n; } pass;
-
-static void across_team(th_cuda_gen *x, const pass *p) {
-  th_gen *g = &x->g;
-  int64_t team = x->shape->team, warps = team / 32, teams = x->shape->rows_per_block;
-  const char *shared[8];
-  for (uint32_t i = 0; i < p->n; i++) {
-    th_dtype dtype = type_of(x, p->ops[i]->operands[0])->dtype;
-    for (int64_t m = team > 32 ? 16 : team / 2; m > 0; m /= 2)
-      th_gen_line(g, "{ const %s w = __shfl_xor_sync(0xffffffffu, %s, %lld); %s }", th_gen_ctype(dtype), p->acc[i], (long long)m, th_gen_reduce_step(g, p->ops[i]->kind, dtype, p->acc[i], "w"));
-  }
-  if (team <= 32) return;
-  for (uint32_t i = 0; i < p->n; i++) {
-    shared[i] = th_gen_name(g, "h");
-    th_gen_line(g, "__shared__ %s %s[%lld];", th_gen_ctype(type_of(x, p->ops[i]->operands[0])->dtype), shared[i], (long long)(warps * teams));
-  }
-  th_gen_line(g, "__syncthreads();");
-  th_gen_open(g, "if (threadIdx.x %% 32 == 0)");
-  for (uint32_t i = 0; i < p->n; i++) th_gen_line(g, "%s[threadIdx.x / 32] = %s;", shared[i], p->acc[i]);
-  th_gen_close(g);
-  th_gen_line(g, "__syncthreads();");
-  for (uint32_t i = 0; i < p->n; i++) {
-    th_dtype dtype = type_of(x, p->ops[i]->operands[0])->dtype;
-    th_gen_line(g, "%s = %s;", p->acc[i], th_gen_reduce_start(p->ops[i]->kind, dtype));
-    th_gen_line(g, "#pragma unroll");
-    th_gen_line(g, "for (int k = 0; k < %lld; k++) { const %s w = %s[threadIdx.x / %lld * %lld + k]; %s }", (long long)warps, th_gen_ctype(dtype), shared[i], (long long)team, (long long)warps,
-                th_gen_reduce_step(g, p->ops[i]->kind, dtype, p->acc[i], "w"));
-  }
-}
-
-void th_cuda_across_team(th_cuda_gen *x, const th_op *op, const char *acc) {
-  pass one = {.ops = {op}, .acc = {acc}, .n = 1};
-  across_team(x, &one);
-}
-
-static bool of_row(const th_cuda_gen *x, const th_op *op) {
-  const th_type *type = th_type_of(x->g.t, op->operands[0]);
-  return th_op_is_reduction(op) && type->rank && th_type_same_shape(type, &x->shape->domain) && th_attr_equal(th_attr_get(op, "dims"), th_attr_get(x->shape->rows, "dims"));
-}
-
-static bool is_known(const th_cuda_gen *x, th_value v) {
-  for (size_t i = x->g.n_memos; i-- > 0;)
-    if (x->g.memos[i].value == v) return true;
-  return false;
-}
-
-/* Can v be computed from what is known, without another pass? `seen`: by value, 1 yes, 2 no. */
-static bool is_ready(const th_cuda_gen *x, th_value v, uint8_t *seen) {
-  const th_op *op = x->g.t->values[v].def;
-  if (!op || is_known(x, v)) return true;
-  if (seen[v]) return seen[v] == 1;
-  bool ready = !of_row(x, op);
-  for (uint32_t k = 0; k < op->n_operands && ready; k++) ready = is_ready(x, op->operands[k], seen);
-  seen[v] = ready ? 1 : 2;
-  return ready;
-}
-
-/* A reduction of the row, and all others that wait for nothing more, in one pass. */
-static const char *row_reduction(th_gen *g, const th_op *op, const char *const *index) {
-  th_cuda_gen *x = th_cuda_of(g);
-  if (!x->row || x->width || g->guards || !of_row(x, op)) return serial_reduction(g, op, index);
-  pass p = {.ops = {op}, .n = 1};
-  uint8_t *seen = TH_ARENA_ARRAY(g->a, uint8_t, g->t->n_values);
-  for (size_t i = 0; i < g->body->n_ops && p.n < 8; i++) {
-    const th_op *other = g->body->ops[i];
-    if (other != op && of_row(x, other) && !is_known(x, other->result) && is_ready(x, other->operands[0], seen)) p.ops[p.n++] = other;
-  }
-  const char *element[TH_MAX_RANK];
-  for (uint32_t i = 0; i < p.n; i++) {
-    th_dtype dtype = type_of(x, p.ops[i]->operands[0])->dtype;
-    p.acc[i] = th_gen_name(g, "a");
-    th_gen_line(g, "%s %s = %s;", th_gen_ctype(dtype), p.acc[i], th_gen_reduce_start(p.ops[i]->kind, dtype));
-  }
-  size_t mark = th_gen_mark(g);
-  int opened = open_turns(x, x->row, element);
-  for (uint32_t i = 0; i < p.n; i++)
-    th_gen_line(g, "%s", th_gen_reduce_step(g, p.ops[i]->kind, type_of(x, p.ops[i]->operands[0])->dtype, p.acc[i], th_gen_element(g, p.ops[i]->operands[0], element)));
-  close_turns(x, opened);
-  th_gen_forget(g, mark);
-  across_team(x, &p);
-  for (uint32_t i = 1; i < p.n; i++) th_gen_remember(g, p.ops[i]->result, th_gen_key(g, type_of(x, p.ops[i]->result), index), p.acc[i]);
-  return p.acc[0];
-}
-
-/* Adds up what the teams of a block have of the columns, and writes the block's part. */
-static void write_parts(th_cuda_gen *x, const char *const *sums) {
-  th_gen *g = &x->g;
-  const th_cuda_shape *s = x->shape;
-  long long length = s->length, teams = s->rows_per_block, team = s->team;
-  if (teams > 1) th_gen_line(g, "__shared__ __align__(16) unsigned char shared[%lld];", teams * length * 8);
-  for (uint32_t i = 0; i < s->n_sums; i++) {
-    const th_op *op = s->sums[i];
-    th_dtype dtype = type_of(x, op->operands[0])->dtype;
-    const char *T = th_gen_ctype(dtype), *parts = th_gen_name(g, "b");
-    th_gen_line(g, "%s *%s = (%s *)(scratch + (int64_t)%u * 8 * %lld * %lld) + (int64_t)blockIdx.x * %lld;", T, parts, T, i, (long long)s->blocks, length, length);
-    if (teams > 1) th_gen_line(g, "__syncthreads();");
-    th_gen_line(g, "#pragma unroll");
-    th_gen_open(g, "for (int turn = 0; turn < %lld; turn++)", (long long)s->turns);
-    th_gen_line(g, "const int c = (turn * %lld + place) * %d;", team, s->width);
-    th_gen_line(g, "if (c < %lld)", length);
-    const char *to = teams > 1 ? th_arena_printf(g->a, "((%s *)shared)[threadIdx.x / %lld * %lld + c + lane]", T, team, length) : th_arena_printf(g->a, "%s[c + lane]", parts);
-    th_gen_line(g, "  for (int lane = 0; lane < %d; lane++) %s = %s[turn][lane];", s->width, to, sums[i]);
-    th_gen_close(g);
-    if (teams == 1) continue;
-    th_gen_line(g, "__syncthreads();");
-    th_gen_open(g, "for (int c = threadIdx.x; c < %lld; c += %lld)", length, team * teams);
-    th_gen_line(g, "%s sum = ((%s *)shared)[c];", T, T);
-    th_gen_line(g, "for (int k = 1; k < %lld; k++) { const %s w = ((%s *)shared)[k * %lld + c]; %s }", teams, T, T, length, th_gen_reduce_step(g, op->kind, dtype, "sum", "w"));
-    th_gen_line(g, "%s[c] = sum;", parts);
-    th_gen_close(g);
-  }
-}
+/* ---- parts ---- */
 
 /* The second kernel: sums over parts, [sum][part][column], a thread for each column of a group of 32, eight groups of parts. */
-static void add_parts(th_cuda_gen *x, int64_t parts, th_kernel_source *out) {
+void th_cuda_add_parts(th_cuda_gen *x, int64_t parts, th_kernel_source *out) {
   th_gen *g = &x->g;
   const th_cuda_shape *s = x->shape;
   th_kernel_source *next = TH_ARENA_NEW(g->a, th_kernel_source);
@@ -405,80 +244,6 @@ static void add_parts(th_cuda_gen *x, int64_t parts, th_kernel_source *out) {
   }
   th_cuda_finish(x, th_cuda_blocks(x, s->n_columns, 32), th_dim_const(g->c, 1), 256, true, next);
   out->next = next;
-}
-
-static void rows(th_cuda_gen *x, th_kernel_source *out) {
-  th_gen *g = &x->g;
-  const th_cuda_shape *s = x->shape;
-  th_dim kept[TH_MAX_RANK];
-  uint32_t n_kept = 0;
-  th_cuda_row r = {0};
-  for (uint32_t i = 0; i < s->domain.rank; i++)
-    if (!th_gen_reduces(g->c, s->rows, i)) kept[n_kept++] = s->domain.dims[i];
-  th_type row_shape = {.rank = n_kept, .dims = kept};
-  th_cuda_begin(x);
-  if (s->in_shared) th_gen_line(g, "extern __shared__ __align__(16) unsigned char th_shared[];");
-  x->shared = 0;
-  const char *count = th_gen_dim(g, s->n_rows), *number = th_gen_name(g, "r"), *sums[TH_CUDA_MAX_COLUMNS];
-  bool many = s->rows_per_block > 1;
-  th_gen_line(g, many ? "const int place = threadIdx.x %% %lld;" : "const int place = threadIdx.x;", (long long)s->team);
-  for (uint32_t i = 0; i < s->n_sums; i++) {
-    th_dtype dtype = type_of(x, s->sums[i]->operands[0])->dtype;
-    sums[i] = th_gen_name(g, "c");
-    th_gen_line(g, "%s %s[%lld][%d];", th_gen_ctype(dtype), sums[i], (long long)s->turns, s->width);
-    th_gen_line(g, "for (int turn = 0; turn < %lld; turn++) for (int lane = 0; lane < %d; lane++) %s[turn][lane] = %s;", (long long)s->turns, s->width, sums[i],
-                th_gen_reduce_start(s->sums[i]->kind, dtype));
-  }
-  const char *first = many ? th_arena_printf(g->a, "%lld", (long long)s->rows_per_block) : "1";
-  if (s->persistent) th_gen_open(g, "for (int64_t block = blockIdx.x; block * %s < %s; block += gridDim.x)", first, count);
-  else th_gen_open(g, "%s", "");
-  if (!s->persistent) th_gen_line(g, "const int64_t block = blockIdx.x;");
-  if (many) {
-    th_gen_line(g, "const %s row = block * %lld + threadIdx.x / %lld;", g->index_type, (long long)s->rows_per_block, (long long)s->team);
-    th_gen_line(g, "const bool live = row < %s;", count);
-    th_gen_line(g, "const %s %s = live ? row : %s - 1;", g->index_type, number, count);
-  } else {
-    th_gen_line(g, "const %s %s = block;", g->index_type, number);
-  }
-  th_cuda_spread(x, number, kept, n_kept, NULL, r.index);
-  th_strbuf before = g->s, declared = th_strbuf_make(g->a);
-  g->s = th_strbuf_make(g->a);
-  x->declared = &declared;
-  x->n_held = 0;
-  x->row = &r;
-  size_t mark = th_gen_mark(g);
-  th_gen_hoist(g, &row_shape, r.index, false);
-  bool row_results = false;
-  for (uint32_t k = 0; k < g->body->n_outputs; k++) row_results |= !is_sum(x, g->body->outputs[k]) && th_type_same_shape(type_of(x, g->body->outputs[k]), &row_shape);
-  if (row_results && !th_type_same_shape(&row_shape, &s->domain)) {
-    th_gen_open(g, many ? "if (place == 0 && live)" : "if (place == 0)");
-    th_cuda_store_all(x, &row_shape, r.index);
-    th_gen_close(g);
-  }
-  if (s->stores || s->n_sums) {
-    const char *element[TH_MAX_RANK];
-    if (many) th_gen_open(g, "if (live)");
-    int opened = open_turns(x, &r, element);
-    for (uint32_t i = 0; i < s->n_sums; i++)
-      th_gen_line(g, "%s", th_gen_reduce_step(g, s->sums[i]->kind, type_of(x, s->sums[i]->operands[0])->dtype, th_arena_printf(g->a, "%s[turn][lane]", sums[i]),
-                                              th_gen_element(g, s->sums[i]->operands[0], element)));
-    th_cuda_store_all(x, &s->domain, element);
-    close_turns(x, opened);
-    if (many) th_gen_close(g);
-  }
-  th_gen_forget(g, mark);
-  x->row = NULL;
-  const char *text = th_strbuf_text(&g->s);
-  g->s = before;
-  th_strbuf_add(&g->s, th_strbuf_text(&declared));
-  th_strbuf_add(&g->s, text);
-  th_gen_close(g);
-  if (s->n_sums) write_parts(x, sums);
-  th_context *c = g->c;
-  th_dim blocks = s->persistent ? th_dim_const(c, s->blocks) : th_cuda_blocks(x, s->n_rows, s->rows_per_block);
-  th_cuda_finish(x, blocks, th_dim_const(c, 1), (int)(s->team * s->rows_per_block), s->n_sums > 0, out);
-  out->shared = (uint32_t)x->shared;
-  if (s->n_sums) add_parts(x, s->blocks, out);
 }
 
 /* ---- columns ---- */
@@ -554,7 +319,7 @@ static void columns(th_cuda_gen *x, th_kernel_source *out) {
   }
   th_dim grid_y = th_dim_mul(g->c, th_dim_product(g->c, lead, n_lead), th_dim_const(g->c, s->chunks));
   th_cuda_finish(x, th_cuda_blocks(x, vectors, side), grid_y, (int)(side * deep), s->chunks > 1, out);
-  if (s->chunks > 1) add_parts(x, s->chunks, out);
+  if (s->chunks > 1) th_cuda_add_parts(x, s->chunks, out);
 }
 
 /* ---- whole ---- */
@@ -633,7 +398,7 @@ th_status th_cuda_emit(const th_options *options, const th_trace *t, const th_op
   th_arena *a = th_context_arena(t->context);
   th_cuda_shape shape;
   th_cuda_gen x = {.g = {.t = t, .op = op, .body = t->graphs[th_attr_get(op, "body")->graph], .c = t->context, .a = a, .sizes_by_name = true, .load = th_cuda_load,
-                         .reduce = row_reduction, .before = th_cuda_before, .narrow_indices = true},
+                         .reduce = th_cuda_row_reduction, .before = th_cuda_before, .narrow_indices = true},
                    .options = options, .shape = &shape};
   x.g.user = &x;
   if (th_op_batch(t, op) > 1) return th_cuda_batch(&x, out);
@@ -643,7 +408,7 @@ th_status th_cuda_emit(const th_options *options, const th_trace *t, const th_op
   if (x.g.body->n_outputs > 64) return TH_ERROR(UNIMPLEMENTED, "cuda: a kernel has %u results, want at most 64", x.g.body->n_outputs);
   switch (shape.kind) {
     case TH_CUDA_PLAIN: plain(&x, out); break;
-    case TH_CUDA_ROWS: rows(&x, out); break;
+    case TH_CUDA_ROWS: th_cuda_rows(&x, out); break;
     case TH_CUDA_COLUMNS: columns(&x, out); break;
     case TH_CUDA_WHOLE: whole(&x, out); break;
     case TH_CUDA_SPECIAL: return th_cuda_special(&x, shape.special, out);

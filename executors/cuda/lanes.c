@@ -199,8 +199,10 @@ void th_cuda_lanes_close(th_cuda_gen *x) {
     th_strbuf_add(&g->s, lanes);
     th_gen_close(g);
   } else {
+    th_gen_open(g, "%s", "");
     th_gen_line(g, "enum { lane = 0 };");
     th_strbuf_add(&g->s, lanes);
+    th_gen_close(g);
   }
   for (uint32_t i = 0; i < x->n_stored; i++) th_gen_line(g, "th_write(o%u + %s, y%u);", x->stored[i], x->stored_at[i], x->stored[i]);
   x->width = 0;

@@ -90,7 +90,7 @@ static int64_t bytes_per_element(const th_trace *t, const th_op *op, const th_ty
   int64_t n = 0;
   for (uint32_t k = 0; k < op->n_operands; k++) {
     const th_type *type = th_type_of(t, op->operands[k]);
-    if (type->rank && type->rank >= domain->rank) n += (int64_t)th_dtype_size(type->dtype);
+    if (type->rank && type->rank >= domain->rank && !th_dim_is(t->context, type->dims[type->rank - 1], 1)) n += (int64_t)th_dtype_size(type->dtype);
   }
   return n;
 }

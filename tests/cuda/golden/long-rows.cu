@@ -8,57 +8,65 @@ extern "C" __global__ void __launch_bounds__(1024) th_kernel_0(const float *__re
     const int64_t block = blockIdx.x;
     const int r0 = block;
     float a1 = -INFINITY;
+    float m2 = -INFINITY, a3 = 0;
     for (int j = place; j < 50257; j += 1024) {
       const int j_1 = (j);
-      const float s2 = p0[r0 * 50257 + j_1];
-      enum { lane = 0 };
-        a1 = TH_MAX(a1, s2);
+      const float s4 = p0[r0 * 50257 + j_1];
+       {
+        enum { lane = 0 };
+        a1 = TH_MAX(a1, s4);
+      }
+      a3 *= m2 == a1 ? 1 : th_expf(m2 - a1);
+      m2 = a1;
+      const float m5 = a1 == -INFINITY ? 0 : a1;
+      const float s6 = p0[r0 * 50257 + j_1];
+      const float v7 = (float)(s6 - m5);
+      const float v8 = th_expf(v7);
+       {
+        enum { lane = 0 };
+        a3 += v8;
+      }
     }
     { const float w = __shfl_xor_sync(0xffffffffu, a1, 16); a1 = TH_MAX(a1, w); }
     { const float w = __shfl_xor_sync(0xffffffffu, a1, 8); a1 = TH_MAX(a1, w); }
     { const float w = __shfl_xor_sync(0xffffffffu, a1, 4); a1 = TH_MAX(a1, w); }
     { const float w = __shfl_xor_sync(0xffffffffu, a1, 2); a1 = TH_MAX(a1, w); }
     { const float w = __shfl_xor_sync(0xffffffffu, a1, 1); a1 = TH_MAX(a1, w); }
-    __shared__ float h3[32];
+    __shared__ float h9[32];
     __syncthreads();
     if (threadIdx.x % 32 == 0) {
-      h3[threadIdx.x / 32] = a1;
+      h9[threadIdx.x / 32] = a1;
     }
     __syncthreads();
     a1 = -INFINITY;
     #pragma unroll
-    for (int k = 0; k < 32; k++) { const float w = h3[threadIdx.x / 1024 * 32 + k]; a1 = TH_MAX(a1, w); }
-    float a4 = 0;
-    for (int j = place; j < 50257; j += 1024) {
-      const int j_1 = (j);
-      const float s5 = p0[r0 * 50257 + j_1];
-      const float v6 = (float)(s5 - a1);
-      const float v7 = th_expf(v6);
-      enum { lane = 0 };
-        a4 += v7;
-    }
-    { const float w = __shfl_xor_sync(0xffffffffu, a4, 16); a4 += w; }
-    { const float w = __shfl_xor_sync(0xffffffffu, a4, 8); a4 += w; }
-    { const float w = __shfl_xor_sync(0xffffffffu, a4, 4); a4 += w; }
-    { const float w = __shfl_xor_sync(0xffffffffu, a4, 2); a4 += w; }
-    { const float w = __shfl_xor_sync(0xffffffffu, a4, 1); a4 += w; }
-    __shared__ float h8[32];
+    for (int k = 0; k < 32; k++) { const float w = h9[threadIdx.x / 1024 * 32 + k]; a1 = TH_MAX(a1, w); }
+    a3 *= m2 == a1 ? 1 : th_expf(m2 - a1);
+    if (a1 == -INFINITY) a3 = NAN;
+    { const float w = __shfl_xor_sync(0xffffffffu, a3, 16); a3 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a3, 8); a3 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a3, 4); a3 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a3, 2); a3 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a3, 1); a3 += w; }
+    __shared__ float h10[32];
     __syncthreads();
     if (threadIdx.x % 32 == 0) {
-      h8[threadIdx.x / 32] = a4;
+      h10[threadIdx.x / 32] = a3;
     }
     __syncthreads();
-    a4 = 0;
+    a3 = 0;
     #pragma unroll
-    for (int k = 0; k < 32; k++) { const float w = h8[threadIdx.x / 1024 * 32 + k]; a4 += w; }
-    const float v9 = th_logf(a4);
+    for (int k = 0; k < 32; k++) { const float w = h10[threadIdx.x / 1024 * 32 + k]; a3 += w; }
+    const float v11 = th_logf(a3);
     for (int j = place; j < 50257; j += 1024) {
       const int j_1 = (j);
-      const float s10 = p0[r0 * 50257 + j_1];
-      const float v11 = (float)(s10 - a1);
-      const float v12 = (float)(v11 - v9);
-      enum { lane = 0 };
-        o0[r0 * 50257 + j_1] = v12;
+      const float s12 = p0[r0 * 50257 + j_1];
+      const float v13 = (float)(s12 - a1);
+      const float v14 = (float)(v13 - v11);
+       {
+        enum { lane = 0 };
+        o0[r0 * 50257 + j_1] = v14;
+      }
     }
   }
 }

@@ -10,57 +10,65 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__res
     const int64_t block = blockIdx.x;
     const int64_t r0 = block;
     float a1 = -INFINITY;
+    float m2 = -INFINITY, a3 = 0;
     for (int64_t j = place; j < n1; j += 256) {
       const int64_t j_1 = (j);
-      const float s2 = p0[r0 * n1 + j_1];
-      enum { lane = 0 };
-        a1 = TH_MAX(a1, s2);
+      const float s4 = p0[r0 * n1 + j_1];
+       {
+        enum { lane = 0 };
+        a1 = TH_MAX(a1, s4);
+      }
+      a3 *= m2 == a1 ? 1 : th_expf(m2 - a1);
+      m2 = a1;
+      const float m5 = a1 == -INFINITY ? 0 : a1;
+      const float s6 = p0[r0 * n1 + j_1];
+      const float v7 = (float)(s6 - m5);
+      const float v8 = th_expf(v7);
+       {
+        enum { lane = 0 };
+        a3 += v8;
+      }
     }
     { const float w = __shfl_xor_sync(0xffffffffu, a1, 16); a1 = TH_MAX(a1, w); }
     { const float w = __shfl_xor_sync(0xffffffffu, a1, 8); a1 = TH_MAX(a1, w); }
     { const float w = __shfl_xor_sync(0xffffffffu, a1, 4); a1 = TH_MAX(a1, w); }
     { const float w = __shfl_xor_sync(0xffffffffu, a1, 2); a1 = TH_MAX(a1, w); }
     { const float w = __shfl_xor_sync(0xffffffffu, a1, 1); a1 = TH_MAX(a1, w); }
-    __shared__ float h3[8];
+    __shared__ float h9[8];
     __syncthreads();
     if (threadIdx.x % 32 == 0) {
-      h3[threadIdx.x / 32] = a1;
+      h9[threadIdx.x / 32] = a1;
     }
     __syncthreads();
     a1 = -INFINITY;
     #pragma unroll
-    for (int k = 0; k < 8; k++) { const float w = h3[threadIdx.x / 256 * 8 + k]; a1 = TH_MAX(a1, w); }
-    float a4 = 0;
-    for (int64_t j = place; j < n1; j += 256) {
-      const int64_t j_1 = (j);
-      const float s5 = p0[r0 * n1 + j_1];
-      const float v6 = (float)(s5 - a1);
-      const float v7 = th_expf(v6);
-      enum { lane = 0 };
-        a4 += v7;
-    }
-    { const float w = __shfl_xor_sync(0xffffffffu, a4, 16); a4 += w; }
-    { const float w = __shfl_xor_sync(0xffffffffu, a4, 8); a4 += w; }
-    { const float w = __shfl_xor_sync(0xffffffffu, a4, 4); a4 += w; }
-    { const float w = __shfl_xor_sync(0xffffffffu, a4, 2); a4 += w; }
-    { const float w = __shfl_xor_sync(0xffffffffu, a4, 1); a4 += w; }
-    __shared__ float h8[8];
+    for (int k = 0; k < 8; k++) { const float w = h9[threadIdx.x / 256 * 8 + k]; a1 = TH_MAX(a1, w); }
+    a3 *= m2 == a1 ? 1 : th_expf(m2 - a1);
+    if (a1 == -INFINITY) a3 = NAN;
+    { const float w = __shfl_xor_sync(0xffffffffu, a3, 16); a3 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a3, 8); a3 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a3, 4); a3 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a3, 2); a3 += w; }
+    { const float w = __shfl_xor_sync(0xffffffffu, a3, 1); a3 += w; }
+    __shared__ float h10[8];
     __syncthreads();
     if (threadIdx.x % 32 == 0) {
-      h8[threadIdx.x / 32] = a4;
+      h10[threadIdx.x / 32] = a3;
     }
     __syncthreads();
-    a4 = 0;
+    a3 = 0;
     #pragma unroll
-    for (int k = 0; k < 8; k++) { const float w = h8[threadIdx.x / 256 * 8 + k]; a4 += w; }
+    for (int k = 0; k < 8; k++) { const float w = h10[threadIdx.x / 256 * 8 + k]; a3 += w; }
     for (int64_t j = place; j < n1; j += 256) {
       const int64_t j_1 = (j);
-      const float s9 = p0[r0 * n1 + j_1];
-      const float v10 = (float)(s9 - a1);
-      const float v11 = th_expf(v10);
-      const float v12 = (float)v11 / a4;
-      enum { lane = 0 };
-        o0[r0 * n1 + j_1] = v12;
+      const float s11 = p0[r0 * n1 + j_1];
+      const float v12 = (float)(s11 - a1);
+      const float v13 = th_expf(v12);
+      const float v14 = (float)v13 / a3;
+       {
+        enum { lane = 0 };
+        o0[r0 * n1 + j_1] = v14;
+      }
     }
   }
 }
@@ -77,8 +85,10 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_1(const float *__res
     #pragma unroll 4
     for (int64_t r2 = from + deep; r2 < to; r2 += 8) {
       const float s4 = p0[r2 * n1 + j0];
-      enum { lane = 0 };
+       {
+        enum { lane = 0 };
         a3[lane] += s4;
+      }
     }
   }
   __shared__ float h5[8][32];

@@ -10,8 +10,10 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__res
     const int q3 = i1 / 1001;
     const float s4 = p0[q3 * 1001 + q2];
     const float v5 = (float)(s4 * s4);
-    enum { lane = 0 };
+     {
+      enum { lane = 0 };
       a0 += v5;
+    }
   }
   { const float w = __shfl_xor_sync(0xffffffffu, a0, 16); a0 += w; }
   { const float w = __shfl_xor_sync(0xffffffffu, a0, 8); a0 += w; }
