@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "client/ext/dlpack_abi.h"
+#include "client/ext/identity.h"
 #include "executors/run/thunder.h"
 
 static const th_dlpack_api *api;
@@ -113,8 +114,15 @@ static int read_input(th_plan *plan, uint32_t i, PyObject *o, th_tensor_in *in, 
     in->data = scalar;
     return 0;
   }
-  int is = PyObject_IsInstance(o, tensor_type);
+  static PyTypeObject *known; /* one that is of tensors, as nearly all inputs are */
+  int is = Py_TYPE(o) == known ? 1 : PyObject_IsInstance(o, tensor_type);
   if (is < 0) return -1;
+  if (is && Py_TYPE(o) != known) {
+    PyTypeObject *old = known;
+    Py_INCREF(Py_TYPE(o)); /* so that no other type takes its address */
+    known = Py_TYPE(o);
+    Py_XDECREF(old);
+  }
   if (!is) {
     PyErr_Format(PyExc_TypeError, "input %u is neither a tensor nor a number", i);
     return -1;
@@ -610,6 +618,7 @@ static PyMethodDef methods[] = {{"load", load, METH_O, "load(bytes) -> Program: 
                                 {"set_threads", set_threads, METH_O, "set_threads(n) -> int: threads that kernels use; returns how many did."},
                                 {"world", world, METH_NOARGS, "world() -> (rank, size) of the job."},
                                 {"broadcast", broadcast, METH_O, "broadcast(tensor): rank 0's values to all ranks, in place."},
+                                {"identity", th_identity, METH_VARARGS, "identity(items, positions, *containers) -> bytes: which objects they hold (identity.h)."},
                                 {"channel_stats", channel_stats, METH_NOARGS, "channel_stats() -> dict: collectives of this rank so far; zeros before the first one."},
                                 {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "thunder._C", "libthunder: loads and runs plans.", -1, methods, NULL, NULL, NULL, NULL};

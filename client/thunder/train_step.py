@@ -5,7 +5,7 @@ import warnings
 
 import torch
 
-from . import capture, device, dynamo, encode, jobs, runtime, wire
+from . import _C, capture, device, dynamo, encode, jobs, runtime, wire
 from .arguments import check_batch, check_train_step
 from .errors import CompileError, DaemonError, Unsupported
 from .region import Backend, Settings
@@ -90,7 +90,7 @@ class _Bound:
         self.made_now = [p for p in self.params if self.known and p not in step.optimizer.state]
         states = iter([t for p, group in zip(self.params, groups) for t in self.known.state(p, group)] if self.known else ())
         accumulators = iter([step.accumulator(p) for p in self.params])
-        self.mine = [i for i, _ in region.params]
+        self.mine = tuple(i for i, _ in region.params)
         # Parameters, states, constants: kept. The batch: where it goes, without a reference.
         self.inputs, self.batch, self.numbers, self.seeds, self.offsets = [], [], [], [], []
         kept, given = {*self.mine}, enumerate([*arguments, *region.constants])
@@ -115,11 +115,10 @@ class _Bound:
         self.seen = self.identity(arguments)
 
     def identity(self, arguments):
-        """Everything that the binding came from: equal lists say that it holds. The objects are alive, as the inputs hold them."""
+        """Everything that the binding came from, but the groups' parameters (_StepRegion.trained): equal values say that it holds. The
+        objects are alive, as the inputs hold them."""
         step = self.region.step
-        state, groups = step.optimizer.state, step.optimizer.param_groups
-        states = [id(t) for p in self.params for t in state.get(p, {}).values()]
-        return [id(arguments[i]) for i in self.mine], states, [len(g["params"]) for g in groups], step.known.flags(self.used), step.clip is not None
+        return _C.identity(arguments, self.mine, step.optimizer.state), step.known.flags(self.used), step.clip is not None
 
     def fits(self, arguments):
         return self.seen == self.identity(arguments)
@@ -257,7 +256,7 @@ class _StepRegion:
 
     def _call(self, arguments):
         step = self.step
-        trained = [id(p) for group in step.optimizer.param_groups for p in group["params"] if p.requires_grad]
+        trained = _C.identity((), (), *[group["params"] for group in step.optimizer.param_groups])
         if self.trained != trained:  # the first call, or add_param_group
             self.prepare(arguments)
             self.trained = trained
@@ -367,7 +366,6 @@ class TrainStep:
         """All ranks start from rank 0's parameters and buffers."""
         if self._begun:
             return
-        from . import _C
         if device.of(self.model.parameters()).type != "cpu":
             raise CompileError(f"{self.world} ranks train a model on {device.of(self.model.parameters())}; in this version ranks average gradients in host "
                                "memory only: move the model to the cpu, or run one rank", "UNIMPLEMENTED")
