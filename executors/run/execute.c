@@ -217,9 +217,19 @@ int64_t th__view_extent(const th_view *v) {
   return (last + 1) * (int64_t)th_dtype_size(v->dtype);
 }
 
+static th_status execute(th_run *run) { return run->plan->device == TH_DEVICE_CUDA ? th__cuda_execute(run) : th__host_execute(run); }
+
 th_status th_run_execute(th_run *run) {
   fill_buffers(run);
-  return run->plan->device == TH_DEVICE_CUDA ? th__cuda_execute(run) : th__host_execute(run);
+  run->nvtx = th__nvtx(run->profile);
+  if (!th__run_watched(run)) return execute(run);
+  th_region_times *whole = run->profile ? &run->profile[th_plan_region_count(run->plan)] : &(th_region_times){0};
+  if (run->nvtx) run->nvtx->push(run->plan->wire->name);
+  whole->host_begin = th__now_ns();
+  th_status status = execute(run);
+  whole->host_end = th__now_ns();
+  if (run->nvtx) run->nvtx->pop();
+  return status;
 }
 
 void th_run_output(const th_run *run, uint32_t o, th_tensor_out *out) {
@@ -256,6 +266,7 @@ void th_run_end(th_run *run) {
   free(run->own_values);
   free(run->staged);
   free(run->layout.copies);
+  free(run->profile);
   free(run->buffers);
   free(run);
 }

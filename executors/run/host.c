@@ -77,23 +77,30 @@ static th_status copy_or_fill(th_run *run, size_t i) {
   return TH_OK;
 }
 
+static th_status run_instruction(th_run *run, size_t i) {
+  switch (run->plan->wire->instr_kind[i]) {
+    case TH_INSTR_KERNEL: return run_kernel(run, i);
+    case TH_INSTR_LIBRARY: return run_library(run, i);
+    case TH_INSTR_START: return start_collective(run, i);
+    case TH_INSTR_WAIT: return wait_collective(run, i);
+    case TH_INSTR_SCALARS: return th__scalars_run(run, i);
+    default: return copy_or_fill(run, i);
+  }
+}
+
 th_status th__host_execute(th_run *run) {
-  const Thunder__Wire__Plan *p = run->plan->wire;
+  size_t n = run->plan->wire->n_instr_kind;
+  th_status status = TH_OK;
   th__run_fill_tensors(run);
-  for (size_t i = 0; i < p->n_instr_kind; i++) {
-    th_status status;
-    switch (p->instr_kind[i]) {
-      case TH_INSTR_KERNEL: status = run_kernel(run, i); break;
-      case TH_INSTR_LIBRARY: status = run_library(run, i); break;
-      case TH_INSTR_START: status = start_collective(run, i); break;
-      case TH_INSTR_WAIT: status = wait_collective(run, i); break;
-      case TH_INSTR_SCALARS: status = th__scalars_run(run, i); break;
-      default: status = copy_or_fill(run, i); break;
-    }
-    if (status) {
-      run->lost = th_world_lost();
-      return status;
+  if (!th__run_watched(run)) {
+    for (size_t i = 0; i < n && !status; i++) status = run_instruction(run, i);
+  } else {
+    for (uint32_t i = 0; i < n && !status; i++) {
+      th__region_begin(run, i);
+      status = run_instruction(run, i);
+      th__region_end(run, i);
     }
   }
-  return TH_OK;
+  if (status) run->lost = th_world_lost();
+  return status;
 }

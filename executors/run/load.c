@@ -291,6 +291,7 @@ void th_program_free(th_program *x) {
     free(p->escaping);
     free(p->values);
     free(p->arena);
+    free(atomic_load(&p->labels));
     pthread_mutex_destroy(&p->lock);
   }
   for (size_t i = 0; x->modules && i < x->wire->n_modules; i++)

@@ -3,6 +3,7 @@
 #define THUNDER_EXECUTORS_RUN_PROGRAM_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "executors/run/library.h"
 #include "executors/run/thunder.h"
@@ -33,6 +34,7 @@ struct th_plan {
   _Atomic bool no_graph;           /* a capture of its steps failed: launch by launch from then on */
   uint32_t *escaping;              /* buffers of kind escaping */
   uint32_t n_escaping;
+  char **_Atomic labels;           /* of the regions' ranges (profile.h); NULL: none were given */
   int64_t *values;                 /* of expressions, when they are the same in every call; else NULL */
   pthread_mutex_t lock;            /* of what follows */
   void *arena;                     /* kept between calls; taken by one at a time */

@@ -3,6 +3,8 @@
 #ifndef THUNDER_EXECUTORS_RUN_RUN_H
 #define THUNDER_EXECUTORS_RUN_RUN_H
 
+#include "executors/run/nvtx.h"
+#include "executors/run/profile.h"
 #include "executors/run/program.h"
 
 /* Of a call of a plan for a device: where things lie in the memory that the caller gives (th_run_set_arena). Offsets in bytes, multiples
@@ -28,6 +30,8 @@ struct th_run {
   char *staged;           /* in host memory */
   bool lost;              /* a collective failed: its library may still use the arena */
   th_kernel_context context;
+  th_region_times *profile; /* by region, then of the whole call; NULL: it is not profiled */
+  const th_nvtx *nvtx;      /* ranges are pushed; NULL: not */
   /* Plans for a device. */
   int32_t device;
   void *stream;
@@ -52,6 +56,12 @@ th_status th__run_fill_value(const th_run *run, size_t i, th_dtype dtype, uint64
 enum { TH_RUN_VIEWS = 16, TH_RUN_INTS = 1024 };
 th_status th__run_library_args(const th_run *run, size_t i, th_view *views, int64_t *ints, th_library_args *out);
 int64_t th__view_extent(const th_view *view); /* bytes from its first element to the end of its last */
+
+/* Is anything done around each region? Asked once a call: what executes has a loop for either case. */
+static inline bool th__run_watched(const th_run *run) { return run->profile || run->nvtx; }
+void th__region_begin(th_run *run, uint32_t region); /* pushes its range, then reads the clock */
+void th__region_end(th_run *run, uint32_t region);
+int64_t th__now_ns(void); /* CLOCK_MONOTONIC */
 
 th_status th__host_execute(th_run *run);
 th_status th__cuda_execute(th_run *run);

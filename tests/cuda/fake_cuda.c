@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "executors/run/cuda/driver.h"
@@ -75,7 +76,7 @@ struct CUmod_st { void *library; struct CUfunc_st *functions; };
 struct CUstream_st { int capturing; work *first, **last; };
 struct CUgraph_st { work *first; };
 struct CUgraphExec_st { work *first; };
-struct CUevent_st { int recorded; };
+struct CUevent_st { int recorded; unsigned flags; struct timespec at; };
 struct CUctx_st { int device; };
 
 static void perform(work *w) {
@@ -140,6 +141,11 @@ CUresult cuDeviceGet(CUdevice *out, int ordinal) {
   ENTER();
   *out = ordinal;
   return ordinal >= 0 && ordinal < 2 ? 0 : TH_CU_INVALID_DEVICE;
+}
+CUresult cuDeviceGetAttribute(int *out, int attribute, CUdevice device) { /* of an H200 */
+  ENTER();
+  *out = attribute == TH_CU_CAPABILITY_MAJOR ? 9 : attribute == TH_CU_CAPABILITY_MINOR ? 0 : attribute == TH_CU_MULTIPROCESSORS ? 132 : attribute == TH_CU_MEMORY_CLOCK_RATE ? 3201000 : attribute == TH_CU_MEMORY_BUS_WIDTH ? 6144 : -1;
+  return device >= 0 && *out >= 0 ? 0 : INVALID;
 }
 CUresult cuDevicePrimaryCtxRetain(CUcontext *out, CUdevice device) {
   ENTER();
@@ -323,8 +329,8 @@ CUresult cuGraphDestroy(CUgraph graph) {
 }
 CUresult cuEventCreate(CUevent *out, unsigned flags) {
   ENTER();
-  (void)flags;
   *out = calloc(1, sizeof **out);
+  (*out)->flags = flags;
   live++;
   return 0;
 }
@@ -332,6 +338,13 @@ CUresult cuEventRecord(CUevent event, CUstream stream) {
   ENTER();
   (void)stream;
   event->recorded = 1;
+  clock_gettime(CLOCK_MONOTONIC, &event->at);
+  return 0;
+}
+CUresult cuEventElapsedTime(float *out, CUevent a, CUevent b) {
+  ENTER();
+  if (!a->recorded || !b->recorded || (a->flags | b->flags) & TH_CU_EVENT_DISABLE_TIMING) return INVALID;
+  *out = (float)((double)(b->at.tv_sec - a->at.tv_sec) * 1e3 + (double)(b->at.tv_nsec - a->at.tv_nsec) * 1e-6);
   return 0;
 }
 CUresult cuEventSynchronize(CUevent event) {

@@ -24,6 +24,8 @@ enum {
   TH_CU_CAPTURE_THREAD_LOCAL = 1,   /* CU_STREAM_CAPTURE_MODE_THREAD_LOCAL */
   TH_CU_STREAM_NON_BLOCKING = 1, TH_CU_EVENT_DISABLE_TIMING = 2,
   TH_CU_HOST_PORTABLE = 1, TH_CU_HOST_MAPPED = 2,
+  /* CU_DEVICE_ATTRIBUTE_… */
+  TH_CU_MULTIPROCESSORS = 16, TH_CU_MEMORY_CLOCK_RATE = 36, TH_CU_MEMORY_BUS_WIDTH = 37, TH_CU_CAPABILITY_MAJOR = 75, TH_CU_CAPABILITY_MINOR = 76,
 };
 /* Entries of a launch's `extra`: all parameters in one buffer, as they lie in the kernel's parameter space; their bytes (size_t *). */
 #define TH_CU_PARAMETERS ((void *)1)      /* CU_LAUNCH_PARAM_BUFFER_POINTER */
@@ -33,6 +35,7 @@ enum {
 #define TH_CUDA_CALLS(X)                                                                                                                              \
   X(init, cuInit, (unsigned flags))                                                                                                                   \
   X(device_get, cuDeviceGet, (CUdevice *out, int ordinal))                                                                                            \
+  X(device_attribute, cuDeviceGetAttribute, (int *out, int attribute, CUdevice device))                                                               \
   X(primary_retain, cuDevicePrimaryCtxRetain, (CUcontext *out, CUdevice device))                                                                      \
   X(context_get, cuCtxGetCurrent, (CUcontext *out))                                                                                                   \
   X(context_set, cuCtxSetCurrent, (CUcontext context))                                                                                                \
@@ -62,6 +65,7 @@ enum {
   X(event_create, cuEventCreate, (CUevent *out, unsigned flags))                                                                                      \
   X(event_record, cuEventRecord, (CUevent event, CUstream stream))                                                                                    \
   X(event_synchronize, cuEventSynchronize, (CUevent event))                                                                                           \
+  X(event_elapsed, cuEventElapsedTime, (float *out_ms, CUevent start, CUevent end))                                                                   \
   X(event_destroy, cuEventDestroy_v2, (CUevent event))                                                                                                \
   X(host_alloc, cuMemHostAlloc, (void **out, size_t bytes, unsigned flags))                                                                           \
   X(host_free, cuMemFreeHost, (void *host))                                                                                                           \

@@ -189,27 +189,33 @@ static th_status collective(th_cuda_call *c, size_t i) {
   return TH_OK;
 }
 
+static th_status instruction(th_cuda_call *c, size_t i) {
+  const Thunder__Wire__Plan *p = c->run->plan->wire;
+  th_view a, b;
+  switch (p->instr_kind[i]) {
+    case TH_INSTR_KERNEL: return launch(c, i);
+    case TH_INSTR_LIBRARY: return library(c, i);
+    case TH_INSTR_START: return collective(c, i);
+    case TH_INSTR_COPY:
+      th__run_view(c->run, p->instr_tensors[p->instr_tensors_begin[i]], &a);
+      th__run_view(c->run, p->instr_tensors[p->instr_tensors_begin[i] + 1], &b);
+      return copy_views(c, i, &a, &b);
+    case TH_INSTR_FILL:
+      th__run_view(c->run, p->instr_tensors[p->instr_tensors_begin[i]], &a);
+      return th_status_prefix(fill(c, i, &a), "instruction %zu (fill)", i);
+    default: return TH_OK; /* scalars ran before; a wait has nothing to wait for on one stream */
+  }
+}
+
 th_status th__cuda_issue(th_cuda_call *c) {
   const Thunder__Wire__Plan *p = c->run->plan->wire;
   th__run_fill_tensors(c->run);
-  for (size_t i = 0; i < p->n_instr_kind; i++) {
-    th_view a, b;
-    switch (p->instr_kind[i]) {
-      case TH_INSTR_KERNEL: TH_TRY(launch(c, i)); break;
-      case TH_INSTR_LIBRARY: TH_TRY(library(c, i)); break;
-      case TH_INSTR_START: TH_TRY(collective(c, i)); break;
-      case TH_INSTR_COPY:
-        th__run_view(c->run, p->instr_tensors[p->instr_tensors_begin[i]], &a);
-        th__run_view(c->run, p->instr_tensors[p->instr_tensors_begin[i] + 1], &b);
-        TH_TRY(copy_views(c, i, &a, &b));
-        break;
-      case TH_INSTR_FILL:
-        th__run_view(c->run, p->instr_tensors[p->instr_tensors_begin[i]], &a);
-        TH_TRY(th_status_prefix(fill(c, i, &a), "instruction %zu (fill)", i));
-        break;
-      default: break; /* scalars ran before; a wait has nothing to wait for on one stream */
-    }
+  if (th__run_watched(c->run)) {
+    for (uint32_t i = 0; i < p->n_instr_kind; i++)
+      if (p->instr_kind[i] != TH_INSTR_SCALARS) TH_TRY(th__cuda_region(c, i, instruction, i));
+    return TH_OK;
   }
+  for (size_t i = 0; i < p->n_instr_kind; i++) TH_TRY(instruction(c, i));
   return TH_OK;
 }
 
@@ -283,33 +289,70 @@ static th_status end_step(th_cuda_call *c) {
   return record(c, c->plan->graph.done, &c->plan->graph.pending);
 }
 
+static th_status scalars(th_cuda_call *c) {
+  th_run *run = c->run;
+  bool watched = th__run_watched(run);
+  th_status status = TH_OK;
+  for (uint32_t i = 0; i < run->plan->wire->n_instr_kind && !status; i++) {
+    if (!run->plan->scalars[i]) continue;
+    if (watched) th__region_begin(run, i);
+    status = th__scalars_run(run, i);
+    if (watched) th__region_end(run, i);
+  }
+  return status;
+}
+
+static th_status copies_in(th_cuda_call *c, size_t unused) {
+  th_run *run = c->run;
+  const th_run_layout *l = &run->layout;
+  (void)unused;
+  TH_TRY(upload(c));
+  for (uint32_t i = 0; i < run->plan->wire->n_input_tensor; i++)
+    if (l->copies[i] >= 0) TH_TRY(copy_bytes(c, run->device_memory + l->copies[i], run->inputs[i], l->copy_bytes[i]));
+  return TH_OK;
+}
+
+static th_status copies_out(th_cuda_call *c, size_t unused) {
+  th_run *run = c->run;
+  const th_plan *plan = run->plan;
+  (void)unused;
+  for (uint32_t i = 0; i < plan->n_escaping; i++) {
+    int64_t at = run->layout.escaping[i], bytes = run->values[plan->wire->buffer_size[plan->escaping[i]]];
+    if (at >= 0 && bytes > 0) TH_TRY(copy_bytes(c, run->outputs[i], run->device_memory + at, bytes));
+  }
+  return TH_OK;
+}
+
+/* What a call puts on its stream. */
+static th_status issue(th_cuda_call *c) {
+  th_run *run = c->run;
+  uint32_t n = (uint32_t)run->plan->wire->n_instr_kind;
+  bool watched = th__run_watched(run);
+  TH_TRY(watched ? th__cuda_region(c, n, copies_in, 0) : copies_in(c, 0));
+  fill_device_buffers(run);
+  TH_TRY(run->step && !run->plan->no_graph && !run->profile ? th__cuda_step(c) : th__cuda_issue(c));
+  return watched ? th__cuda_region(c, n + 1, copies_out, 0) : copies_out(c, 0);
+}
+
 static th_status execute(th_cuda_call *c) {
   th_run *run = c->run;
   const th_plan *plan = run->plan;
-  const Thunder__Wire__Plan *p = plan->wire;
-  const th_run_layout *l = &run->layout;
   const th_cuda_driver *d = c->driver;
   int capturing = 0;
   TH_TRY(th__cuda_plan_prepare(c->on, plan, c->plan));
   TH_TRY(TH_CUDA(d, stream_capturing, (c->stream, &capturing)));
   if (capturing)
     return TH_ERROR(FAILED_PRECONDITION, "the current stream is being captured into a CUDA graph; a compiled program cannot be part of it (its steps are CUDA graphs of their own)");
-  if (l->total && !run->device_memory) return TH_ERROR(FAILED_PRECONDITION, "the call has no memory; th_run_set_arena was not called");
-  for (size_t i = 0; i < p->n_instr_kind; i++)
-    if (plan->scalars[i]) TH_TRY(th__scalars_run(run, i));
+  if (run->layout.total && !run->device_memory) return TH_ERROR(FAILED_PRECONDITION, "the call has no memory; th_run_set_arena was not called");
+  TH_TRY(scalars(c));
   if (run->step) TH_TRY(begin_step(c));
-  th_status status;
-  TH_TRY_CLEANUP(upload(c));
-  for (uint32_t i = 0; i < run->plan->wire->n_input_tensor; i++)
-    if (l->copies[i] >= 0) TH_TRY_CLEANUP(copy_bytes(c, run->device_memory + l->copies[i], run->inputs[i], l->copy_bytes[i]));
-  fill_device_buffers(run);
-  TH_TRY_CLEANUP(run->step && !plan->no_graph ? th__cuda_step(c) : th__cuda_issue(c));
-  for (uint32_t i = 0; i < plan->n_escaping; i++) {
-    int64_t bytes = run->values[p->buffer_size[plan->escaping[i]]];
-    if (l->escaping[i] >= 0 && bytes > 0) TH_TRY_CLEANUP(copy_bytes(c, run->outputs[i], run->device_memory + l->escaping[i], bytes));
-  }
-cleanup:
-  return run->step ? th_status_join(status, end_step(c)) : status;
+  th_status status = run->profile ? th__cuda_profile_start(c) : TH_OK;
+  if (!status) status = issue(c);
+  if (run->step) status = th_status_join(status, end_step(c));
+  if (!run->profile) return status;
+  if (!status) status = th__cuda_profile_read(c);
+  th__cuda_profile_stop(c);
+  return status;
 }
 
 th_status th__cuda_execute(th_run *run) {

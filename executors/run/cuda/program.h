@@ -51,6 +51,7 @@ typedef struct th_cuda_call { /* one run of a plan */
   th_cuda_plan *plan;
   CUstream stream;
   bool capturing;
+  CUevent *events;               /* of a profiled call: one before all, then two for each region */
 } th_cuda_call;
 
 /* The program's part on `device`, made at the first call. Its context need not be current. */
@@ -64,6 +65,12 @@ th_status th__cuda_plan_prepare(th_cuda_program *on, const th_plan *plan, th_cud
 /* execute.c. Layout of the memory that a call wants; INVALID_ARGUMENT for an input that is written and not aligned. */
 th_status th__cuda_lay_out(th_run *run);
 th_status th__cuda_issue(th_cuda_call *call); /* the device's instructions on call->stream; `buffers` are filled in */
+
+/* profile.c. A region of a call that is watched: work(call, i), its range and its times around it. */
+th_status th__cuda_region(th_cuda_call *call, uint32_t region, th_status (*work)(th_cuda_call *, size_t), size_t i);
+th_status th__cuda_profile_start(th_cuda_call *call);
+th_status th__cuda_profile_read(th_cuda_call *call); /* waits for the stream */
+void th__cuda_profile_stop(th_cuda_call *call);
 
 /* graph.c. The instructions of a step: replayed, or captured, or issued. */
 th_status th__cuda_step(th_cuda_call *call);
