@@ -4,7 +4,8 @@
  *   load(bytes) -> Program      .plans: list of Plan; .source: generated code
  *   Plan.run(inputs) -> list    tensors, or ints and floats for rank-0 inputs; a tensor or None for each output
  *   Plan.device                 "cpu" or "cuda"; Plan.check_errors(), Plan.release(): thunder.h
- *   set_threads(n), broadcast(tensor), world(), channel_stats()
+ *   Plan.run_profiled(inputs, is_step) -> (list, times); Plan.regions, Plan.set_labels(texts): profile.h
+ *   set_threads(n), broadcast(tensor), world(), channel_stats(), device_attributes(number)
  *
  * Plan.run_step(inputs) is Plan.run and then counts a training step. Collectives are waited for without the GIL; signals that come
  * meanwhile are handled there (interrupted, below).
@@ -21,6 +22,7 @@
 
 #include "client/ext/dlpack_abi.h"
 #include "client/ext/identity.h"
+#include "executors/run/profile.h"
 #include "executors/run/thunder.h"
 
 static const th_dlpack_api *api;
@@ -361,7 +363,26 @@ static int prepare(PlanObject *self, th_run *run, th_dldevice *device, bool is_s
   return give_arena(self, run, *device, *out_holds, out_own);
 }
 
-static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step) {
+/* (begin, end, [(host begin, host end, device begin, device end, bytes, flops, what the flops are of), ...]): a th_region_times for each region, ns. */
+static PyObject *times_of(const th_plan *plan, const th_run *run) {
+  uint32_t n = th_plan_region_count(plan);
+  int64_t begin, end;
+  PyObject *list = PyList_New(n);
+  for (uint32_t i = 0; list && i < n; i++) {
+    th_region_times t;
+    th_run_region(run, i, &t);
+    PyObject *row = Py_BuildValue("(LLLLLLs)", (long long)t.host_begin, (long long)t.host_end, (long long)t.device_begin, (long long)t.device_end, (long long)t.bytes,
+                                  (long long)t.flops, t.unit);
+    if (!row) Py_CLEAR(list);
+    else PyList_SetItem(list, i, row);
+  }
+  if (!list) return NULL;
+  th_run_span(run, &begin, &end);
+  return Py_BuildValue("(LLN)", (long long)begin, (long long)end, list);
+}
+
+/* out_times: NULL, or the call is profiled. */
+static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step, PyObject **out_times) {
   th_plan *plan = ((PlanObject *)self)->plan;
   PyObject *inputs = PySequence_List(arg), *results = NULL;
   if (!inputs) return NULL;
@@ -387,6 +408,7 @@ static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step) {
   for (uint32_t i = 0; i < n; i++)
     if (read_input(plan, i, PyList_GetItem(inputs, i), &in[i], &scalars[i], &tensors[i], &device.device_id)) goto cleanup;
   status = th_run_begin(plan, in, n, &run);
+  if (!status && out_times) status = th_run_set_profile(run);
   if (!status) {
     if (device.device_type != 1 && prepare((PlanObject *)self, run, &device, is_step, &holds, &own)) goto cleanup;
     if (allocate(run, device, slots)) goto cleanup;
@@ -411,6 +433,7 @@ static PyObject *run_plan(PyObject *self, PyObject *arg, bool is_step) {
     if (!o) Py_CLEAR(results);
     else PyList_SetItem(results, i, o);
   }
+  if (results && out_times && !(*out_times = times_of(plan, run))) Py_CLEAR(results);
 cleanup:
   for (uint32_t i = 0; slots && !keep && i <= n_out; i++) Py_XDECREF(slots[i].tensor);
   th_run_end(run);
@@ -430,8 +453,46 @@ cleanup:
   return results;
 }
 
-static PyObject *plan_run(PyObject *self, PyObject *arg) { return run_plan(self, arg, false); }
-static PyObject *plan_run_step(PyObject *self, PyObject *arg) { return run_plan(self, arg, true); }
+static PyObject *plan_run(PyObject *self, PyObject *arg) { return run_plan(self, arg, false, NULL); }
+static PyObject *plan_run_step(PyObject *self, PyObject *arg) { return run_plan(self, arg, true, NULL); }
+
+static PyObject *plan_run_profiled(PyObject *self, PyObject *args) {
+  PyObject *inputs, *times = NULL;
+  int is_step;
+  if (!PyArg_ParseTuple(args, "Op", &inputs, &is_step)) return NULL;
+  PyObject *results = run_plan(self, inputs, is_step, &times);
+  return results ? Py_BuildValue("(NN)", results, times) : NULL;
+}
+
+static PyObject *plan_regions(PyObject *self, void *unused) {
+  th_plan *plan = ((PlanObject *)self)->plan;
+  uint32_t n = th_plan_region_count(plan);
+  PyObject *list = PyList_New(n);
+  (void)unused;
+  for (uint32_t i = 0; list && i < n; i++) {
+    th_region r;
+    th_plan_region(plan, i, &r);
+    PyObject *row = Py_BuildValue("(ssL)", r.kind, r.name, r.op == TH_NO_OP ? -1 : (long long)r.op);
+    if (!row) Py_CLEAR(list);
+    else PyList_SetItem(list, i, row);
+  }
+  return list;
+}
+
+static PyObject *plan_set_labels(PyObject *self, PyObject *arg) {
+  PyObject *texts = PySequence_List(arg);
+  Py_ssize_t n = texts ? PyList_Size(texts) : 0;
+  const char **labels = texts ? PyMem_Calloc((size_t)n + 1, sizeof *labels) : NULL;
+  th_status status = TH_OK;
+  if (texts && !labels) PyErr_NoMemory();
+  for (Py_ssize_t i = 0; i < n && !PyErr_Occurred(); i++) labels[i] = PyUnicode_AsUTF8AndSize(PyList_GetItem(texts, i), NULL);
+  if (!PyErr_Occurred()) status = th_plan_set_labels(((PlanObject *)self)->plan, labels, (uint32_t)n);
+  PyMem_Free(labels);
+  Py_XDECREF(texts);
+  if (status) return raise(status);
+  if (PyErr_Occurred()) return NULL;
+  Py_RETURN_NONE;
+}
 
 static PyObject *plan_release(PyObject *self, PyObject *unused) {
   PlanObject *plan = (PlanObject *)self;
@@ -497,6 +558,8 @@ static void plan_dealloc(PyObject *self) {
 
 static PyMethodDef plan_methods[] = {{"run", plan_run, METH_O, "run(inputs) -> list: executes the plan on tensors (or numbers for rank-0 inputs)."},
                                      {"run_step", plan_run_step, METH_O, "run_step(inputs) -> list: as run; counts a training step (thunderctl ls)."},
+                                     {"run_profiled", plan_run_profiled, METH_VARARGS, "run_profiled(inputs, is_step) -> (list, (begin, end, [times of a region, ...])): as run or run_step, region by region."},
+                                     {"set_labels", plan_set_labels, METH_O, "set_labels(texts): names of the regions' NVTX ranges; the first that are given stay."},
                                      {"release", plan_release, METH_NOARGS, "release(): gives back the device memory and the CUDA graph that steps hold."},
                                      {"check_errors", plan_check_errors, METH_NOARGS, "check_errors(): raises what kernels of earlier calls found; complete after torch.cuda.synchronize()."}, {NULL, NULL, 0, NULL}};
 static PyGetSetDef plan_getset[] = {{"name", plan_name, NULL, "forward, backward, step", NULL},
@@ -507,6 +570,7 @@ static PyGetSetDef plan_getset[] = {{"name", plan_name, NULL, "forward, backward
                                     {"predicted_peak", plan_peak, NULL, "bytes held at the end of a call", NULL},
                                     {"instructions", plan_instructions, NULL, "how many", NULL},
                                     {"device", plan_device, NULL, "cpu or cuda", NULL},
+                                    {"regions", plan_regions, NULL, "(kind, name, number of the captured op or -1) of each region", NULL},
                                     {"held_bytes", plan_held, NULL, "device memory that steps hold", NULL},
                                     {"explain", plan_explain, plan_set_explain, "None, or a function: the text of a failure, with the user's line", NULL},
                                     {NULL, NULL, NULL, NULL, NULL}};
@@ -614,12 +678,23 @@ static PyObject *channel_stats(PyObject *self, PyObject *unused) {
   return Py_BuildValue("{sKsKsKsKsK}", "index", c.index, "completed", c.completed, "bytes_sent", c.bytes_sent, "wait_ns", c.wait_ns, "fingerprint", c.fingerprint);
 }
 
+static PyObject *device_attributes(PyObject *self, PyObject *arg) {
+  th_device_attributes a;
+  long number = PyLong_AsLong(arg);
+  (void)self;
+  if (PyErr_Occurred()) return NULL;
+  th_status status = th_device_attributes_get((int32_t)number, &a);
+  if (status) return raise(status);
+  return Py_BuildValue("{sisisisisi}", "major", (int)a.major, "minor", (int)a.minor, "sms", (int)a.sms, "memory_khz", (int)a.memory_khz, "bus_bits", (int)a.bus_bits);
+}
+
 static PyMethodDef methods[] = {{"load", load, METH_O, "load(bytes) -> Program: a serialized Executable, checked and loaded."},
                                 {"set_threads", set_threads, METH_O, "set_threads(n) -> int: threads that kernels use; returns how many did."},
                                 {"world", world, METH_NOARGS, "world() -> (rank, size) of the job."},
                                 {"broadcast", broadcast, METH_O, "broadcast(tensor): rank 0's values to all ranks, in place."},
                                 {"identity", th_identity, METH_VARARGS, "identity(items, positions, *containers) -> bytes: which objects they hold (identity.h)."},
                                 {"channel_stats", channel_stats, METH_NOARGS, "channel_stats() -> dict: collectives of this rank so far; zeros before the first one."},
+                                {"device_attributes", device_attributes, METH_O, "device_attributes(number) -> dict: of a CUDA device, what its peak rates are made of."},
                                 {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "thunder._C", "libthunder: loads and runs plans.", -1, methods, NULL, NULL, NULL, NULL};
 

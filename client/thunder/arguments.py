@@ -147,6 +147,14 @@ def check_backend_options(given):
     return options
 
 
+def check_profile(steps):
+    """The arguments of thunder.profile that it does not look at itself."""
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int)):
+        raise TypeError(f"steps={steps!r}: want the number of calls to record, or None for all")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps={steps!r}: want at least 1, or None for all")
+
+
 def trace_region(region, count):
     """`region` of last_traces, as an index of `count` graphs."""
     if isinstance(region, bool) or not isinstance(region, int):

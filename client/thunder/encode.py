@@ -476,6 +476,10 @@ class Encoded:
         text = self.names.strings
         return f"{text[self.names.op_file[op]]}:{self.names.op_line[op]}: {text[self.names.op_text[op]]}"
 
+    def scope(self, op):
+        """The path of the module that an op number is of, or None."""
+        return self.names.strings[self.names.op_scope[op]] or None
+
 
 def tensors(nodes):
     return [n for n in nodes if isinstance(n.meta["val"], torch.Tensor)]

@@ -84,6 +84,9 @@ class Job:
         except Exception as error:
             raise CompileError(f"the plan could not be loaded: {error}", "INTERNAL") from error
         _programs[self.digest] = program
+        if os.environ.get("THUNDER_NVTX"):
+            for plan in program.plans.values():
+                plan.label(self.encoded)
         _origins.setdefault(self.digest, _Origins()).add(program, self.encoded)
         stats.add_compile(self, compiled - started, time.perf_counter() - compiled)
         if os.environ.get("THUNDER_DUMP"):

@@ -44,7 +44,7 @@ class Region:
         where = device.of(arguments)
         job = jobs.Job(encoded, mode, where, executors=self.settings.executors, disabled_passes=self.settings.disabled_passes)
         program = job.run(self.stats)
-        self.executor = runtime.Executor(program, signature, encoded.symbols, where)
+        self.executor = runtime.Executor(program, signature, encoded, where, self.stats)
         self.stats.regions += 1
         self.stats.plans += list(program.plans)
         self.layout = self.exported = None

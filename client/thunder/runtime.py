@@ -15,17 +15,35 @@ class Plan:
         self.input_kinds, self.input_symbols = list(native.input_kinds), list(native.input_symbols)
         self.output_kinds = list(native.output_kinds)
         self.output_bases = list(native.output_bases)
+        self.ran = False  # once at least
 
     def run(self, inputs):
         """Tensors (and ints) in, in the plan's order; a list with a tensor for each fresh, gradient or saved output and
         None for the others."""
+        self.ran = True
         self.set_threads(torch.get_num_threads())
         return self.native.run(inputs)
 
     def run_step(self, inputs):
         """The same; counts a training step, which thunderctl shows."""
+        self.ran = True
         self.set_threads(torch.get_num_threads())
         return self.native.run_step(inputs)
+
+    def run_profiled(self, inputs, is_step):
+        """(what run or run_step gives, times by region as in ext/module.c)."""
+        self.ran = True
+        self.set_threads(torch.get_num_threads())
+        return self.native.run_profiled(inputs, is_step)
+
+    def describe(self, encoded):
+        """(kind, name, operator, source) of each region; operator and source are None where no op of the captured graph is known."""
+        return [(kind, name, encoded.operators[op][0], encoded.source(op) or encoded.scope(op)) if 0 <= op < len(encoded.operators) else (kind, name, None, None)
+                for kind, name, op in self.native.regions]
+
+    def label(self, encoded):
+        """Names the regions' NVTX ranges. Equal graphs share a plan: it keeps the lines of the first."""
+        self.native.set_labels([f"{name} | {source or operator}" if operator else name for _, name, operator, source in self.describe(encoded)])
 
 
 class Program:
@@ -38,11 +56,11 @@ class Program:
 
 
 class Executor:
-    """Calls the plans of one region. `inputs`: what the captured graph takes, constants last. `symbols`: the expression of each
-    symbol of the trace. `where`: the device of the tensors that are not the caller's."""
+    """Calls the plans of one region. `inputs`: what the captured graph takes, constants last. `encoded`: the captured graph. `where`: the
+    device of the tensors that are not the caller's."""
 
-    def __init__(self, program, signature, symbols, where):
-        self.signature, self.where = signature, where
+    def __init__(self, program, signature, encoded, where, stats):
+        self.signature, self.encoded, self.where, self.stats = signature, encoded, where, stats
         self.forward_plan = program.plans["forward"]
         self.backward_plan = program.plans.get("backward")
         kinds = self.forward_plan.output_kinds
@@ -56,7 +74,7 @@ class Executor:
         self.sizes = ()  # symbols that the backward plan takes as integers: no saved tensor has them as a size
         if self.backward_plan is not None:
             given = zip(self.backward_plan.input_kinds, self.backward_plan.input_symbols)
-            self.sizes = [symbols[s] for kind, s in given if kind == wire.INPUT_INTEGER]
+            self.sizes = [encoded.symbols[s] for kind, s in given if kind == wire.INPUT_INTEGER]
             self.tangents = [i for i in self.fresh if signature.outputs[i].value.dtype.is_floating_point]
             self.gradients = [(i, base) for i, (kind, base) in
                               enumerate(zip(self.backward_plan.output_kinds, self.backward_plan.output_bases))
@@ -69,7 +87,7 @@ class Executor:
             given, inputs = iter(inputs), []
             for kind in self.forward_plan.input_kinds:
                 inputs.append(seed if kind == wire.INPUT_SEED else offset if kind == wire.INPUT_OFFSET else next(given))
-        made = self.forward_plan.run(inputs)
+        made = self.stats.run(self.forward_plan, inputs, self.encoded, "forward")
         for i, count in self.bumped:
             output = self.signature.outputs[i]
             tensor = inputs[output.base] if output.kind == wire.OUTPUT_WRITTEN else made[i]
@@ -84,7 +102,7 @@ class Executor:
         for kind in self.backward_plan.input_kinds:
             inputs.append(next(kept) if kind == wire.INPUT_SAVED else seed[0] if kind == wire.INPUT_SEED else
                           seed[1] if kind == wire.INPUT_OFFSET else next(numbers) if kind == wire.INPUT_INTEGER else next(given))
-        made = self.backward_plan.run(inputs)
+        made = self.stats.run(self.backward_plan, inputs, self.encoded, "backward")
         gradients = [None] * len(self.signature.inputs)
         for position, base in self.gradients:
             gradients[base] = made[position]

@@ -40,7 +40,14 @@ class CompileStats:
         self.seconds = {"capture": 0.0, "compile": 0.0, "load": 0.0}
         self.overlaps = 0        # calls that ran in eager because a written input overlapped another one
         self.called_at = None
+        self.profile = None      # the thunder.profile that looks at this function
         self.progress = None     # called with (stage, done, total) while the daemon compiles
+
+    def run(self, plan, inputs, encoded, title, is_step=False):
+        """A call of a plan; recorded while somebody profiles the function."""
+        if self.profile is not None:
+            return self.profile.run(plan, inputs, encoded, is_step, title)
+        return plan.run_step(inputs) if is_step else plan.run(inputs)
 
     @property
     def cache_hits(self):

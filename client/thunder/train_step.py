@@ -224,7 +224,7 @@ class _StepRegion:
         bound = self.bound if lasting and self.bound is not None and self.bound.fits(arguments) else _Bound(self, phase, arguments)
         self.bound = None
         try:
-            made = (bound.plan.run_step if update else bound.plan.run)(bound.bind(arguments, scale))
+            made = step.stats.run(bound.plan, bound.bind(arguments, scale), self.encoded, "step" if phase == "update" else phase, update)
         except BaseException:
             for p in bound.made_now:  # as if the call had not been
                 step.optimizer.state.pop(p, None)
