@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from . import arguments
+from . import arguments, device
 from .api import compile_stats
 
 
@@ -141,8 +141,8 @@ class Region:
 class _Plan:
     """What was recorded of one plan."""
 
-    def __init__(self, plan, encoded, title):
-        self.plan, self.title, self.described, self.calls = plan, title, plan.describe(encoded), []
+    def __init__(self, plan, encoded, title, where):
+        self.plan, self.title, self.where, self.described, self.calls = plan, title, where, plan.describe(encoded), []
 
 
 _SORTS = {"time": lambda r: -r.time, "order": lambda r: (), "calls": lambda r: -r.calls, "bytes": lambda r: -r.bytes, "flops": lambda r: -r.flops}
@@ -193,7 +193,7 @@ class profile:
             recorded = self._plans.get(id(plan))
             if recorded is None:
                 alike = sum(p.title.split("#")[0] == title for p in self._plans.values())
-                recorded = self._plans[id(plan)] = _Plan(plan, encoded, f"{title}#{alike + 1}" if alike else title)
+                recorded = self._plans[id(plan)] = _Plan(plan, encoded, f"{title}#{alike + 1}" if alike else title, device.of(inputs))
                 plan.label(encoded)
         if self._limit is not None and len(recorded.calls) >= self._limit:
             return plan.run_step(inputs) if is_step else plan.run(inputs)
@@ -220,7 +220,7 @@ class profile:
     def regions(self):
         made = []
         for recorded in self._recorded():
-            roofline = functools.partial(_roofline, recorded.plan.native.device)
+            roofline = functools.partial(_roofline, recorded.where)
             for i, described in enumerate(recorded.described):
                 made.append(Region(recorded.title, i, described, [rows[i] for _, _, rows in recorded.calls], roofline))
         return made
@@ -266,7 +266,7 @@ class profile:
             wall = statistics.median(end - begin for begin, end, _ in p.calls) * 1e-9
             mine = sum(r.time for r in rows if r.plan == p.title)
             text.append(f"{p.title}: {len(p.calls)} calls of {_si(wall)}s (median, as profiled), {len(p.described)} regions of {_si(mine)}s")
-        text += [f"roofline: {_roofline(device).name}" for device in dict.fromkeys(p.plan.native.device for p in recorded)]
+        text += [f"roofline: {_roofline(where).name}" for where in dict.fromkeys(p.where for p in recorded)]
         return "\n".join(text)
 
     def export_chrome_trace(self, path):
@@ -292,8 +292,10 @@ class profile:
             json.dump({"traceEvents": events, "displayTimeUnit": "ms"}, f)
 
 
-def _roofline(device):
-    return _cuda(torch.cuda.current_device()) if device == "cuda" else host_roofline(torch.get_num_threads())
+def _roofline(where):
+    if where.type == "cuda":
+        return _cuda(torch.cuda.current_device() if where.index is None else where.index)
+    return host_roofline(torch.get_num_threads())
 
 
 @functools.cache

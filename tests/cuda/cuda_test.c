@@ -1,13 +1,14 @@
 /* Plans for CUDA on a driver that works on host memory (fake_cuda.c): launch by launch, capture, replay, staging, faults of kernels,
- * failures of every call of the driver, release. */
+ * failures of every call of the driver, release; all of it region by region too. */
 #include <dlfcn.h>
 
 #include "executors/run/cuda/driver.h"
 #include "executors/run/library.h"
+#include "executors/run/profile.h"
 #include "ir/base/log.h"
 #include "tests/cuda/plans.h"
 
-enum { N = 5, OUTPUTS = 4, BIG = 100000 };
+enum { N = 5, OUTPUTS = 4, BIG = 100000, REGIONS = 11 };
 
 static long (*calls_of)(const char *name), (*live)(void);
 static void (*fail)(const char *name, long nth);
@@ -19,6 +20,8 @@ static Thunder__Wire__Module modules[2];
 /* A library function, as a vendor's room has it: result = bits 7; keeps a state, is given scratch and a blob. */
 typedef struct keep { th_library_state base; int calls; } keep;
 static int states, captured;
+static bool profiling; /* the calls are profiled, ... */
+static th_region_times seen[REGIONS], whole; /* ... and this is what the last one gave */
 static void keep_free(th_library_state *s) { states--, free(s); }
 static th_status seven(const th_library_args *a) {
   const th_cuda_driver *d;
@@ -111,6 +114,7 @@ static th_status call_with(trainer *t, bool is_step, float *x, float *w) {
   TH_TRY(th_run_begin(t->plan, inputs, 4, &run));
   th_run_set_stream(run, t->device, t->stream);
   if (is_step) TH_TRY_CLEANUP(th_run_set_step(run));
+  if (profiling) TH_TRY_CLEANUP(th_run_set_profile(run));
   int64_t bytes = th_run_arena(run), n;
   CHECK(bytes > 1024);
   if (!is_step) th_run_set_arena(run, own = malloc((size_t)bytes));
@@ -128,6 +132,11 @@ static th_status call_with(trainer *t, bool is_step, float *x, float *w) {
     th_run_set_escaping(run, i, t->out[i] = malloc((size_t)n));
   }
   status = th_run_execute(run);
+  if (!status && profiling) {
+    CHECK_INT(th_plan_region_count(t->plan), REGIONS);
+    for (uint32_t i = 0; i < REGIONS; i++) th_run_region(run, i, &seen[i]);
+    th_run_span(run, &whole.host_begin, &whole.host_end);
+  }
 cleanup:
   th_run_end(run);
   free(own);
@@ -305,6 +314,60 @@ static void a_captured_stream(void) {
   CHECK_INT(live(), 0);
 }
 
+static void regions(void) {
+  static const struct { const char *kind, *name; int64_t bytes; bool on_device; } want[REGIONS] = {
+      {"scalars", "scalars", 4 * 4, false}, {"kernel", "scale_add", 3 * N * 4 + 4, true}, {"kernel", "take", 2 * N * 4, true}, {"fill", "fill", 8, true},
+      {"fill", "fill", 3 * 2, true}, {"copy", "copy", 2 * 4, true}, {"library", "test.seven", 2 * N * 4, true}, {"collective", "all_reduce:sum:dp", 2 * N * 4, true},
+      {"wait", "all_reduce:sum:dp", 0, false}, {"copies in", "copies in", 2 * (256 + 4 + N * 4), true}, {"copies out", "copies out", 2 * (3 * N * 4 + 4), true}};
+  trainer t;
+  make(256);
+  CHECK_OK(start(&t));
+  CHECK_OK(call(&t, true));
+  long before = live();
+  calls_of(NULL);
+  profiling = true;
+  for (int k = 2; k <= 4; k++) {
+    CHECK_OK(call(&t, true));
+    check_values(&t, t.x, k, 99 + (float)k);
+    CHECK_INT(live(), before); /* no event is left */
+    for (uint32_t i = 0; i < REGIONS; i++) {
+      th_region region;
+      th_plan_region(t.plan, i, &region);
+      CHECK(!strcmp(region.kind, want[i].kind) && !strcmp(region.name, want[i].name) && region.op == TH_NO_OP);
+      CHECK_INT(seen[i].bytes, want[i].bytes);
+      CHECK(!seen[i].flops && !*seen[i].unit);
+      CHECK(whole.host_begin <= seen[i].host_begin && seen[i].host_begin < seen[i].host_end && seen[i].host_end <= whole.host_end);
+      if (!want[i].on_device) CHECK(seen[i].device_begin == -1 && seen[i].device_end == -1);
+      else CHECK(seen[i].device_begin > 0 && seen[i].device_begin <= seen[i].device_end && seen[i].device_end <= whole.host_end);
+    }
+    for (uint32_t i = 2; i < 8; i++) CHECK(seen[i - 1].device_end <= seen[i].device_begin); /* one after the other */
+  }
+  CHECK_INT(calls_of("cuStreamSynchronize"), 3);
+  CHECK_INT(calls_of("cuStreamBeginCapture_v2") + calls_of("cuGraphLaunch"), 0);
+  CHECK_INT(calls_of("cuLaunchKernel"), 6);
+  profiling = false; /* and graphs go on where they were */
+  CHECK_OK(call(&t, true));
+  check_values(&t, t.x, 5, 104);
+  CHECK_INT(calls_of("cuGraphLaunch"), 1);
+  CHECK_INT(calls_of("cuStreamSynchronize"), 3);
+  profiling = true; /* a fault is said as ever: by the call after */
+  t.x[2] = 50;
+  CHECK_OK(call(&t, true));
+  CHECK_STATUS(call(&t, true), OUT_OF_RANGE, "earlier call");
+  profiling = false;
+  const char *labels[REGIONS + 1] = {0};
+  for (int i = 0; i <= REGIONS; i++) labels[i] = "label";
+  CHECK_STATUS(th_plan_set_labels(t.plan, labels, REGIONS + 1), INVALID_ARGUMENT, "has 11 regions, 12 labels");
+  CHECK_OK(th_plan_set_labels(t.plan, labels, REGIONS));
+  CHECK_OK(th_plan_set_labels(t.plan, labels, REGIONS));
+  stop(&t);
+  th_device_attributes a;
+  CHECK_OK(th_device_attributes_get(0, &a));
+  CHECK(a.major == 9 && a.minor == 0 && a.sms == 132 && a.memory_khz == 3201000 && a.bus_bits == 6144);
+  CHECK_STATUS(th_device_attributes_get(9, &a), UNAVAILABLE, "cuda:9");
+  CHECK_INT(live(), 0);
+}
+
 /* A life of a plan in which the n-th call of a function fails: an error that names it, or (captures) the right values all the same. */
 static bool life(const char *function, long nth) {
   trainer t;
@@ -348,13 +411,15 @@ static void every_failure(void) {
   };
   int errors = 0, survived = 0;
   th_log_level_set(TH_LOG_ERROR);
-  for (int big = 0; big < 2; big++) {
-    make(big ? BIG : 256);
+  for (int kind = 0; kind < 4; kind++) {
+    make(kind % 2 ? BIG : 256);
+    profiling = kind >= 2;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
       for (long nth = 1; nth <= 6; nth++) life(names[i], nth) ? errors++ : survived++;
   }
+  profiling = false;
   fprintf(stderr, "failing calls: %d gave an error, %d did not reach anybody\n", errors, survived);
-  CHECK(errors > 100);
+  CHECK(errors > 200);
 }
 
 static void graphs_that_cannot_be(void) {
@@ -463,6 +528,7 @@ int main(void) {
   steps(BIG);
   addresses();
   faults_of_kernels();
+  regions();
   a_captured_stream();
   refused_at_load();
   changed_at_random();

@@ -31,13 +31,24 @@ def test_functions_are_in_the_header():
     assert [f for f in functions if not re.search(rf"\bcudnn{f}\(", header)] == []
 
 
+def _toolkit(file):
+    toolkits = [f"{folder}/include" for folder in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if folder]
+    toolkit = next((t for t in toolkits if os.path.exists(f"{t}/{file}")), None)
+    if not toolkit:
+        pytest.skip(f"no CUDA toolkit: no {file} in {toolkits}")
+    return toolkit
+
+
+def test_nvtx():
+    """nvtx_check.c: likewise."""
+    command = ["cc", "-fsyntax-only", "-I", ROOT, "-isystem", _toolkit("nvtx3/nvToolsExt.h"), ROOT / "tests/cuda/nvtx_check.c"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_cublaslt_and_the_driver():
     """abi_check.c: assertions that the compiler holds."""
     header, = gpu_programs.need("include/cublasLt.h")
-    toolkits = [f"{folder}/include" for folder in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if folder]
-    toolkit = next((t for t in toolkits if os.path.exists(f"{t}/cuda.h")), None)
-    if not toolkit:
-        pytest.skip(f"no CUDA toolkit: no cuda.h in {toolkits}")
-    command = ["cc", "-fsyntax-only", "-I", ROOT, "-I", os.path.dirname(header), "-I", toolkit, ROOT / "tests/cuda/abi_check.c"]
+    command = ["cc", "-fsyntax-only", "-I", ROOT, "-I", os.path.dirname(header), "-I", _toolkit("cuda.h"), ROOT / "tests/cuda/abi_check.c"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

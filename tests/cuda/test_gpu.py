@@ -112,6 +112,61 @@ def test_the_learning_rate_of_a_replay_is_todays():
     assert torch.equal(model.weight, before)
 
 
+# ---- thunder.profile ----
+
+def test_regions_of_a_profile_make_up_the_step():
+    """Layers that take much longer than their launches: then the regions' times are the step's, and products reach much of the device's rate."""
+    width, rows = 4096, 8192
+    model = torch.nn.Sequential(*(torch.nn.Linear(width, width) for _ in range(4))).cuda()
+    step = thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=1e-4), F.mse_loss, precision="bf16-mixed")
+    x, y = torch.randn(rows, width).cuda(), torch.randn(rows, width).cuda()
+    for _ in range(5):  # replays, in the end
+        step(x, y)
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(10):
+        step(x, y)
+    end.record()
+    end.synchronize()
+    plain = start.elapsed_time(end) / 10 * 1e-3
+    with thunder.profile(step, steps=5) as p:
+        for _ in range(7):
+            step(x, y)
+    regions, (recorded,) = p.regions, p._recorded()
+    assert p.steps == 5 and len(regions) == recorded.plan.native.instructions + 2
+    on_device = [r for r in regions if r.kind not in ("scalars", "wait")]
+    assert all(r.time > 0 for r in on_device)
+    total = sum(r.time for r in on_device)
+    assert 0.6 * plain < total < 1.4 * plain, (total, plain)
+    for begin, end, times in recorded.calls:  # one after the other, within the call; the wait is said to return at the end of the last
+        spans = [(row[2], row[3]) for row in times[:-2] if row[2] >= 0]
+        assert all(a[1] <= b[0] + 2000 for a, b in zip(spans, spans[1:]))
+        assert all(stop <= end for _, stop in spans)
+    products = [r for r in regions if r.flops]
+    assert {r.unit for r in products} == {"bf16"} and sum(r.flops for r in products) == (3 * 4 - 1) * 2 * rows * width * width
+    if all(r.roofline is not None for r in products):
+        assert all(0.2 < r.roofline < 1.2 for r in products), [(r.name, r.roofline) for r in products]
+    step(x, y)  # a replay again
+    assert "GB/s" in p.table() or "TB/s" in p.table()
+
+
+def test_a_profiled_step_has_the_same_bits():
+    torch.use_deterministic_algorithms(True)
+    try:
+        model, data = model_of("gpt"), batches(6)
+        twin = copy.deepcopy(model)
+        plain, watched = (thunder.train_step(m, adamw(m), programs.token_loss, clip_grad_norm=1.0) for m in (model, twin))
+        want = [plain(x, y) for x, y in data]
+        got = [watched(x, y) for x, y in data[:2]]
+        with thunder.profile(watched) as p:
+            got += [watched(x, y) for x, y in data[2:4]]
+        got += [watched(x, y) for x, y in data[4:]]
+        assert p.steps == 2 and all(torch.equal(a, b) for a, b in zip(got, want))
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters()))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 # ---- thunder.compile ----
 
 @pytest.mark.parametrize("name", MODELS)

@@ -136,6 +136,21 @@ def main():
     a, b = floats([0, 1, 2, 3, 4], 2, 1), floats([7] * N, 2, 1)
     assert read(plan.run_step([a, b, step, 1.0])[0]) == want(11, 1, 7)  # on the other device
     assert read(plan.run_step([x, w, step, 1.0])[0]) == want(12, 1, 110)
+    assert plan.regions == [("scalars", "scalars", -1), ("kernel", "scale_add", -1), ("copies in", "copies in", -1), ("copies out", "copies out", -1)]
+    held = plan.held_bytes
+    results, (begin, end, rows) = plan.run_profiled([x, w, step, 1.0], True)
+    assert read(results[0]) == want(13, 1, 111) and plan.held_bytes == held and len(rows) == 4
+    for (host_begin, host_end, device_begin, device_end, size, flops, unit), moved in zip(rows, [4 * 4, 3 * 4 * N + 4, 2 * (4 + 4 * N), 2 * 4 * N]):
+        assert begin <= host_begin < host_end <= end and (size, flops, unit) == (moved, 0, "")
+        assert device_begin == device_end == -1 if moved == 16 else 0 < device_begin <= device_end <= end
+    assert read(plan.run_profiled([x, w, step, 1.0], False)[0][0]) == want(14, 1, 112)
+    refused(ValueError, "input 0 is not on cuda", lambda: plan.run_profiled([floats([0] * N, 1), w, step, 1.0], True))
+    refused(RuntimeError, "plan step has 4 regions, 1 labels were given", lambda: plan.set_labels(["one"]))
+    refused(TypeError, "", lambda: plan.set_labels([1, 2, 3, 4]))
+    plan.set_labels(["one", "two", "three", "four"])
+    assert native.device_attributes(0) == {"major": 9, "minor": 0, "sms": 132, "memory_khz": 3201000, "bus_bits": 6144}
+    refused(RuntimeError, "cuda:9", lambda: native.device_attributes(9))
+    results.clear()
     del plan, other, a, b, odd
     assert torch.live_bytes() == 2 * 4 * N, torch.live_bytes()  # x and w
 
