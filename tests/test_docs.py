@@ -127,12 +127,12 @@ def test_pages_are_in_the_index():
     assert [p for p in pages if f"   {os.path.splitext(p)[0]}\n" not in index] == []
 
 
-@pytest.mark.parametrize("page", [pytest.param("hello", marks=quick), "train"])
+@pytest.mark.parametrize("page", [pytest.param("hello", marks=quick), "profile", "train"])
 def test_the_guides_programs_run(page, tmp_path):
     """The Python blocks of a page, one after the other, as one program."""
     blocks = re.findall(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", text("docs", "guide", f"{page}.rst"), re.M)
     assert len(blocks) > 2
-    program = tmp_path / f"{page}.py"
+    program = tmp_path / f"{page}_page.py"  # profile.py would be Python's own
     program.write_text("\n".join(textwrap.dedent(block) for block in blocks))
     done = subprocess.run([sys.executable, str(program)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
