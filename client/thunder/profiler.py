@@ -97,8 +97,10 @@ class Region:
         times: the seconds of each profiled call.
         bytes, flops: moved, and computed by contractions, in one call of the plan; the formulas are in executors/run/profile.h.
         unit: what the flops are of, "bf16" or "tf32" and so on; "" where there are none.
-        bandwidth, flop_rate: bytes and flops by time; None where there are none.
-        roofline: the least time the device could take for these bytes and flops, by time; None where that is not known.
+        bandwidth, flop_rate: bytes and flops by time; None where there are none, and of a collective, whose time is that of starting it (what
+            is left of it is its wait's).
+        roofline: the least time the device could take for these bytes and flops, by time; None where that is not known, and of what does not
+            go at the memory's rate: collectives, and copies from the host.
     """
 
     def __init__(self, plan, index, described, rows, roofline):
@@ -125,7 +127,7 @@ class Region:
 
     @property
     def bandwidth(self):
-        return self.bytes / self.time if self.bytes and self.time else None
+        return self.bytes / self.time if self.bytes and self.time and self.kind != "collective" else None
 
     @property
     def flop_rate(self):
@@ -133,6 +135,8 @@ class Region:
 
     @property
     def roofline(self):
+        if self.kind in ("collective", "copies in"):
+            return None
         return self._roofline().share(self.time, self.bytes, self.flops, self.unit)
 
     def __repr__(self):

@@ -38,8 +38,12 @@ class Plan:
 
     def describe(self, encoded):
         """(kind, name, operator, source) of each region; operator and source are None where no op of the captured graph is known."""
-        return [(kind, name, encoded.operators[op][0], encoded.source(op) or encoded.scope(op)) if 0 <= op < len(encoded.operators) else (kind, name, None, None)
-                for kind, name, op in self.native.regions]
+        rows = []
+        for kind, name, op in self.native.regions:
+            known = 0 <= op < len(encoded.operators)
+            rows.append((kind, f"wait {name}" if kind == "wait" else name, encoded.operators[op][0] if known else None,
+                         (encoded.source(op) or encoded.scope(op)) if known else None))
+        return rows
 
     def label(self, encoded):
         """Names the regions' NVTX ranges. Equal graphs share a plan: it keeps the lines of the first."""

@@ -280,6 +280,14 @@ def test_rooflines():
     assert "no data sheet of sm_990 here" in unknown.name
 
 
+@pytest.mark.parametrize("kind, bandwidth, roofline", [("kernel", 1e9, 0.5), ("collective", None, None), ("copies in", 1e9, None), ("copies out", 1e9, 0.5)])
+def test_rates_of_what_does_not_go_at_the_memorys(kind, bandwidth, roofline):
+    row = (10, 20, 1000, 2000, 1000, 0, "")  # on a device: 1000 bytes in 1000 ns
+    r = profiler.Region("step", 0, (kind, "name", None, None), [row, row], lambda: profiler.Roofline("2 GB/s", 2e9, {}))
+    assert r.time == pytest.approx(1e-6) and r.host_time == pytest.approx(1e-8)
+    assert r.bandwidth == pytest.approx(bandwidth) and r.roofline == pytest.approx(roofline)
+
+
 def test_the_cpu_is_measured(monkeypatch):
     monkeypatch.undo()
     roofline = profiler.host_roofline(torch.get_num_threads())

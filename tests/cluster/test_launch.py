@@ -159,6 +159,30 @@ def test_mpi_works_in_the_ranks(tmp_path):
     assert done.stdout.splitlines() == ["[1.0, 1.0, 1.0]"] * 2, done.stderr
 
 
+def test_a_profile_of_two_ranks(tmp_path):
+    """The gradients' sum is a region that begins it and one that waits for it; each rank has a profile of its own, named after it."""
+    done = run("-n", 2, script(tmp_path, """
+import json, os, torch, thunder
+model = torch.nn.Linear(32, 16)
+step = thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), torch.nn.functional.mse_loss)
+x, y, rank = torch.randn(4, 32), torch.randn(4, 16), os.environ["RANK"]
+with thunder.profile(step) as p:
+    for _ in range(3):
+        step(x, y)
+start, = [r for r in p.regions if r.kind == "collective"]
+wait, = [r for r in p.regions if r.kind == "wait"]
+p.export_chrome_trace(rank + ".json")
+with open(rank + ".json") as f:
+    named = json.load(f)["traceEvents"][0]["args"]["name"]
+with open(rank + ".txt", "w") as f:
+    print(named, start.name, start.bytes, start.index < wait.index, wait.name, wait.bytes, wait.time > 0, start.bandwidth, start.roofline, sep="; ", file=f)
+"""), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    moved = 2 * 4 * (32 * 16 + 16)  # the sum is read and written in place
+    for rank in range(2):
+        assert (tmp_path / f"{rank}.txt").read_text() == f"thunder, rank {rank}; all_reduce:avg:dp; {moved}; True; wait all_reduce:avg:dp; 0; True; None; None\n"
+
+
 def test_two_ranks_train_as_one(tmp_path):
     done = run("-n", 2, os.path.join(HERE, "two_ranks.py"), tmp_path)
     assert done.returncode == 0, done.stderr

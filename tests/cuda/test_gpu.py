@@ -135,7 +135,7 @@ def test_regions_of_a_profile_make_up_the_step():
     regions, (recorded,) = p.regions, p._recorded()
     assert p.steps == 5 and len(regions) == recorded.plan.native.instructions + 2
     on_device = [r for r in regions if r.kind not in ("scalars", "wait")]
-    assert all(r.time > 0 for r in on_device)
+    assert all(r.time > 0 for r in on_device if r.kind in ("kernel", "library"))
     total = sum(r.time for r in on_device)
     assert 0.6 * plain < total < 1.4 * plain, (total, plain)
     for begin, end, times in recorded.calls:  # one after the other, within the call; the wait is said to return at the end of the last
