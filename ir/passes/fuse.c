@@ -14,6 +14,9 @@
  * Groups without reductions that read a value of their shape both, as the gradients of the two factors of a product do, become one in the end,
  * if the second could be computed where the first is: the value is read once.
  *
+ * Where kernels are of a GPU, what one group would hand to another is computed again by its readers, if what it is made of is stored anyway
+ * and no larger: a conversion, a centered value behind its mean (batch norm in f32 of values of 16 bits), a gradient behind its mask.
+ *
  * What a group must hand out is known when all ops are placed: a group with more results than a kernel has is then cut between
  * two of its ops, the first part as long as it may be. */
 #include <string.h>
@@ -58,6 +61,8 @@ typedef struct fuser {
   th_rewriter r;
   th_value *local, *operand; /* by value: its copy in the body being written; the body's operand that is it or a barrier on it; */
   uint32_t *stamp, *operand_stamp, now; /* where these say `now` */
+  uint8_t *again;           /* by value: do readers in other groups compute it themselves? 0: not asked yet, 1: yes, 2: no */
+  bool *needed;             /* by value: read by such a copy in another group */
 } fuser;
 
 /* ---- what is free ---- */
@@ -367,13 +372,112 @@ static void join_siblings(fuser *f) {
   }
 }
 
+/* ---- what is computed again ---- */
+
+enum { MAX_AGAIN_OPS = 24, MAX_AGAIN_LEAVES = 16, MAX_AGAIN_COSTLY = 3, AGAIN_FROM = 4096 /* elements */ };
+
+typedef struct chain {
+  uint32_t ops[MAX_AGAIN_OPS], n_ops, n_costly, n_leaves; /* positions */
+  th_value leaves[MAX_AGAIN_LEAVES];
+} chain;
+
+static bool is_kernel(const fuser *f, uint32_t g) { return f->groups[g].kind != OUTSIDE && f->groups[g].kind != ALONE && !f->groups[g].host; }
+
+static int64_t numel_of(fuser *f, th_value v) {
+  int64_t low, high;
+  th_dim_bounds(f->c, th_type_numel(f->c, th_type_of(f->t, v)), &low, &high);
+  return high == INT64_MAX ? low : high;
+}
+
+static bool crosses(fuser *f, th_value v) { /* is it read outside of its group? */
+  const users *u = &f->users[v];
+  for (size_t i = 0; i < u->n; i++)
+    if (f->group_of[u->ops[i]] != f->group_of[f->position[v]]) return true;
+  return u->leaves;
+}
+
+static bool is_again(fuser *f, th_value v);
+
+static bool is_stored(fuser *f, th_value v) {
+  if (f->position[v] == TH_NONE || !is_kernel(f, f->group_of[f->position[v]]) || f->users[v].leaves) return true;
+  for (size_t i = 0; i < f->users[v].n; i++)
+    if (!is_kernel(f, f->group_of[f->users[v].ops[i]])) return true;
+  return crosses(f, v) && !is_again(f, v);
+}
+
+/* The ops that make v out of values that are stored (leaves), or could be at little cost. */
+static bool follow(fuser *f, th_value v, int64_t numel, chain *out) {
+  const th_op *op = op_of(f, v);
+  uint32_t at = f->position[v];
+  for (uint32_t i = 0; i < out->n_ops; i++)
+    if (out->ops[i] == at) return true;
+  uint32_t traits = th_op_spec_get(op->kind)->traits;
+  if (out->n_ops == MAX_AGAIN_OPS || op->n_results != 1 || !(traits & TH_POINTWISE)) return false;
+  if (!(traits & TH_CHEAP) && ++out->n_costly > MAX_AGAIN_COSTLY) return false;
+  out->ops[out->n_ops++] = at;
+  for (uint32_t k = 0; k < op->n_operands; k++) {
+    th_value w = behind(f, op->operands[k]);
+    if (w == TH_NO_VALUE) continue;
+    bool leaf = is_stored(f, w) || (!(th_op_spec_get(op_of(f, w)->kind)->traits & TH_POINTWISE) && numel_of(f, w) <= numel / 8); /* a sum over a row */
+    if (!leaf) {
+      if (!follow(f, w, numel, out)) return false;
+      continue;
+    }
+    uint32_t i = 0;
+    while (i < out->n_leaves && out->leaves[i] != w) i++;
+    if (i < out->n_leaves) continue;
+    if (out->n_leaves == MAX_AGAIN_LEAVES) return false;
+    out->leaves[out->n_leaves++] = w;
+  }
+  return true;
+}
+
+static bool is_worth_it(fuser *f, th_value v) {
+  const th_op *op = op_of(f, v);
+  const users *u = &f->users[v];
+  int64_t numel = numel_of(f, v), bytes = 0;
+  chain found = {.n_ops = 0};
+  if (!f->main->keeps || numel < AGAIN_FROM || !is_kernel(f, f->group_of[f->position[v]]) || !(th_op_spec_get(op->kind)->traits & TH_POINTWISE) || u->leaves) return false;
+  for (size_t i = 0; i < u->n; i++)
+    if (!is_kernel(f, f->group_of[u->ops[i]])) return false;
+  if (!follow(f, v, numel, &found)) return false;
+  for (uint32_t i = 0; i < found.n_leaves; i++)
+    if (numel_of(f, found.leaves[i]) > numel / 8) bytes += numel_of(f, found.leaves[i]) * (int64_t)th_dtype_size(th_type_of(f->t, found.leaves[i])->dtype);
+  return bytes <= numel * (int64_t)th_dtype_size(th_type_of(f->t, v)->dtype);
+}
+
+static bool is_again(fuser *f, th_value v) {
+  if (!f->again[v]) f->again[v] = is_worth_it(f, v) ? 1 : 2;
+  return f->again[v] == 1;
+}
+
+/* What copies read is handed out, and the groups that have the copies come after those that it is from. */
+static void mark_needed(fuser *f) {
+  for (uint32_t at = 0; at < f->g->n_ops; at++) {
+    const th_op *op = f->g->ops[at];
+    if (is_free(f, op) || op->n_results != 1 || !crosses(f, op->result) || !is_again(f, op->result)) continue;
+    chain found = {.n_ops = 0};
+    follow(f, op->result, numel_of(f, op->result), &found);
+    for (uint32_t i = 0; i < found.n_leaves; i++) {
+      uint32_t from = f->position[found.leaves[i]] == TH_NONE ? TH_NONE : f->group_of[f->position[found.leaves[i]]];
+      const users *u = &f->users[op->result];
+      for (size_t n = 0; n < u->n; n++) {
+        uint32_t reader = f->group_of[u->ops[n]];
+        if (from == TH_NONE || reader == from) continue;
+        f->needed[found.leaves[i]] = true;
+        add_dep(f, reader, from);
+      }
+    }
+  }
+}
+
 /* ---- cutting ---- */
 
 static bool is_read_outside(fuser *f, th_value v, uint32_t g) {
   const users *u = &f->users[v];
-  if (u->leaves) return true;
+  if (u->leaves || f->needed[v]) return true;
   for (size_t i = 0; i < u->n; i++)
-    if (f->group_of[u->ops[i]] != g) return true;
+    if (f->group_of[u->ops[i]] != g) return !is_again(f, v);
   return false;
 }
 
@@ -446,6 +550,7 @@ static th_value inner_value(fuser *f, body *b, th_value v) {
   if (f->stamp[v] == f->now) return f->local[v];
   th_op *op = op_of(f, v);
   bool mine = op && !is_free(f, op) && f->group_of[f->position[v]] == b->group;
+  mine |= op && !is_free(f, op) && is_kernel(f, f->group_of[f->position[v]]) && !is_read_outside(f, v, f->group_of[f->position[v]]);
   th_value copy;
   if (op && (mine || is_free(f, op))) {
     th_value *operands = TH_ARENA_ARRAY(f->a, th_value, op->n_operands);
@@ -566,8 +671,12 @@ th_status th_pass_fuse(const th_options *options, const th_trace *in, th_trace *
   f.operand_stamp = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
   analyse(&f);
   join_siblings(&f);
+  f.again = TH_ARENA_ARRAY(a, uint8_t, in->n_values);
+  f.needed = TH_ARENA_ARRAY(a, bool, in->n_values);
+  mark_needed(&f);
   for (uint32_t g = 0, n = (uint32_t)f.n_groups; g < n; g++)
     if (f.groups[g].kind != OUTSIDE && f.groups[g].n_ops > 1) cut(&f, g);
+  mark_needed(&f);
   f.r = th_rewrite_begin(in);
   for (uint32_t g = 1; g < in->n_graphs; g++) th_rewrite_graph(&f.r, g);
   for (uint32_t i = 0; i < f.g->n_ops; i++) /* in order of last ops, so that what a group waits for is near */

@@ -97,3 +97,74 @@ def test_siblings_far_apart_stay_apart(ref):
     inputs = random_inputs(text, torch.Generator().manual_seed(1))
     for x, y in zip(ref.run(text, inputs), ref.run(fused, inputs), strict=True):
         assert torch.equal(x, y)
+
+
+# Batch norm of a product in bf16: columns' means, then their variances, then what is normalized. Large enough to be worth it.
+NORM = """graph @0 "main" {
+  %0 : bf16[64, 64] user
+  %1 : bf16[64, 128] user
+  %2 = dot(%0, %1) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [0]} : bf16[64, 128]
+  %3 = convert(%2) {dtype: f32} : f32[64, 128]
+  %4 = reduce_sum(%3) {dims: [0]} : f32[128]
+  %5 = const() {value: 0.015625, dtype: f32} : f32[]
+  %6 = broadcast(%5) {shape: [128], dims: []} : f32[128]
+  %7 = mul(%4, %6) : f32[128]
+  %8 = broadcast(%7) {shape: [64, 128], dims: [1]} : f32[64, 128]
+  %9 = sub(%3, %8) : f32[64, 128]
+  %10 = mul(%9, %9) : f32[64, 128]
+  %11 = reduce_sum(%10) {dims: [0]} : f32[128]
+  %12 = mul(%11, %6) : f32[128]
+  %13 = rsqrt(%12) : f32[128]
+  %14 = broadcast(%13) {shape: [64, 128], dims: [1]} : f32[64, 128]
+  %15 = mul(%9, %14) : f32[64, 128]
+  %16 = convert(%15) {dtype: bf16} : bf16[64, 128]
+  %17 = dot(%16, %1) {lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [1]} : bf16[64, 64]
+  return %17 fresh
+}
+"""
+
+
+def wide_results(text):
+    return re.findall(r"(\w+)\[64, 128\]", " ".join(re.findall(r" = fusion\([^)]*\) \{[^}]*\} : (.*)", text[:text.index("\n}")])))
+
+
+@pytest.mark.parametrize("options, wide", [(GPU, ["bf16"]), (CPU, ["f32", "f32", "f32", "bf16"])], ids=["gpu", "cpu"])
+def test_norm(ref, options, wide):
+    """On a GPU every kernel begins with the product in bf16 and the columns' numbers; nothing is handed on in f32."""
+    fused = ref.apply("fuse", ref.apply("library", NORM, options), options)
+    assert wide_results(fused) == wide
+    inputs = random_inputs(NORM, torch.Generator().manual_seed(3))
+    for x, y in zip(ref.run(NORM, inputs), ref.run(fused, inputs), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_norm_that_is_an_output(ref):
+    """What is stored anyway is read by all."""
+    text = NORM.replace("return %17 fresh", "return %17 fresh\n  return %9 fresh")
+    fused = ref.apply("fuse", ref.apply("library", text, GPU), GPU)
+    assert wide_results(fused) == ["f32", "bf16"]
+
+
+@pytest.mark.parametrize("dtype, wide", [("bf16", []), ("f32", ["f32"])])
+def test_what_is_made_of_two(ref, dtype, wide):
+    """A sum in f32 of two products: read again where that is no more than the sum, as of bf16, else stored."""
+    text = f"""graph @0 "main" {{
+  %0 : {dtype}[64, 64] user
+  %1 : {dtype}[64, 128] user
+  %2 = dot(%0, %1) {{lhs_batch: [], rhs_batch: [], lhs_contract: [1], rhs_contract: [0]}} : {dtype}[64, 128]
+  %3 = dot(%0, %1) {{lhs_batch: [], rhs_batch: [], lhs_contract: [0], rhs_contract: [0]}} : {dtype}[64, 128]
+  %4 = {"convert" if dtype == "bf16" else "neg"}(%2){" {dtype: f32}" if dtype == "bf16" else ""} : f32[64, 128]
+  %5 = {"convert" if dtype == "bf16" else "neg"}(%3){" {dtype: f32}" if dtype == "bf16" else ""} : f32[64, 128]
+  %6 = add(%4, %5) : f32[64, 128]
+  %7 = reduce_sum(%6) {{dims: [0]}} : f32[128]
+  %8 = broadcast(%7) {{shape: [64, 128], dims: [1]}} : f32[64, 128]
+  %9 = sub(%6, %8) : f32[64, 128]
+  %10 = reduce_sum(%9) {{dims: [0]}} : f32[128]
+  return %10 fresh
+}}
+"""
+    fused = ref.apply("fuse", ref.apply("library", text, GPU), GPU)
+    assert wide_results(fused) == wide
+    inputs = random_inputs(text, torch.Generator().manual_seed(4))
+    for x, y in zip(ref.run(text, inputs), ref.run(fused, inputs), strict=True):
+        assert torch.equal(x, y)
