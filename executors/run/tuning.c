@@ -98,7 +98,7 @@ th_status th_tuning_write(char **out_text, size_t *out_size) {
   *out_text = NULL, *out_size = 0;
   FILE *f = open_memstream(out_text, out_size);
   if (!f) return TH_ERROR(RESOURCE_EXHAUSTED, "no memory for the tuning records' text");
-  fputs("thunder tuning 1\n", f);
+  fputs("thunder tuning 2\n", f);
   pthread_mutex_lock(&lock);
   for (size_t i = 0; i < kept.n; i++) {
     const record *r = &kept.records[i];
@@ -140,10 +140,10 @@ static const char *read_record(const char *where, char *line, th_tuning_choice *
   if (!time) return "not a key, bytes, a time and a checksum";
   *hex = *time = 0;
   if (!printable(line, '!')) return "the key";
-  if (time - hex != 2 * TH_TUNING_BYTES + 1) return "not 64 bytes in hex";
+  if (time - hex != 2 * TH_TUNING_BYTES + 1) return "not 72 bytes in hex";
   for (int i = 0; i < TH_TUNING_BYTES; i++) {
     int high = digit(hex[1 + 2 * i]), low = digit(hex[2 + 2 * i]);
-    if (high < 0 || low < 0) return "not 64 bytes in hex";
+    if (high < 0 || low < 0) return "not 72 bytes in hex";
     out->bytes[i] = (uint8_t)(high << 4 | low);
   }
   out->microseconds = strtod(time + 1, &end);
@@ -165,7 +165,7 @@ th_status th_tuning_read(const char *text, size_t size) {
     else {
       memcpy(line, at, n);
       line[n] = 0;
-      if (number == 1) why = strcmp(line, "thunder tuning 1") ? "want \"thunder tuning 1\"" : NULL;
+      if (number == 1) why = strcmp(line, "thunder tuning 2") ? "want \"thunder tuning 1\"" : NULL;
       else if (!strncmp(line, "at ", 3)) {
         why = check("", line + 3);
         if (!why && !printable(line + 3, ' ')) why = "the place";

@@ -1,9 +1,9 @@
 /* Tuning: choices that were timed (an algorithm of a vendor library for one problem), for the whole process. A choice belongs to
  * where it was made (device, driver, library) and to a key that says everything the choice depends on; a choice made elsewhere is
  * never found. Text form, so that one rank's choices can be kept and handed to others (nothing does yet):
- *   thunder tuning 1
+ *   thunder tuning 2
  *   at NVIDIA H200; driver 13000; cublasLt 131000 <checksum>
- *   <key> <64 bytes in hex> <microseconds> <checksum>
+ *   <key> <72 bytes in hex> <microseconds> <checksum>
  * Never looked at in deterministic mode (the callers' duty). Threads: thread-safe. */
 #ifndef THUNDER_EXECUTORS_RUN_TUNING_H
 #define THUNDER_EXECUTORS_RUN_TUNING_H
@@ -12,7 +12,7 @@
 
 #include "ir/base/status.h"
 
-enum { TH_TUNING_BYTES = 64, TH_TUNING_TEXT = 1024 /* at most, `where` and `key` each, with their NUL */ };
+enum { TH_TUNING_BYTES = 72, TH_TUNING_TEXT = 1024 /* at most, `where` and `key` each, with their NUL */ };
 
 typedef struct th_tuning_choice {
   uint8_t bytes[TH_TUNING_BYTES]; /* the chooser's own; whoever uses it checks it */

@@ -14,6 +14,8 @@ typedef struct fake_control {
   bool capturing;    /* events and synchronization are a misuse */
   bool refuse_batch; /* no algorithm for strided batches */
   bool refuse_check; /* cublasLtMatmulAlgoCheck accepts nothing */
+  bool counts_tiles; /* candidate 0 takes 4 bytes of workspace where it may, and is slower with them */
+  size_t last_workspace;
   double unit; /* milliseconds of the fastest candidate; one further away takes as much more */
   int n_candidates, fastest, broken; /* broken: this candidate fails when it runs; -1: none, -2: all */
   /* counted */

@@ -195,7 +195,7 @@ EXPORT int cublasLtMatmulAlgoGetHeuristic(lt_handle handle, lt_desc e, lt_layout
     lt_heuristic *r = &results[(*out_n)++];
     memset(r, 0xee, sizeof *r);
     memcpy(&r->algo, &x, sizeof x);
-    r->workspace = x.workspace;
+    r->workspace = fake.counts_tiles && !i && pref->workspace >= 4 ? 4 : x.workspace;
     r->state = i == 1 && fake.n_candidates > 2 ? LT_NOT_SUPPORTED : LT_SUCCESS; /* the second of several is none */
   }
   return *out_n ? LT_SUCCESS : LT_NOT_SUPPORTED;
@@ -238,6 +238,8 @@ EXPORT int cublasLtMatmul(lt_handle handle, lt_desc e, const void *alpha, const 
   if (fake.broken == -2 || x.candidate == fake.broken) return LT_NOT_SUPPORTED;
   fake.matmuls++;
   fake.last_candidate = x.candidate;
+  fake.last_workspace = workspace_bytes;
+  if (fake.counts_tiles && workspace_bytes) fake.clock += fake.unit;
   fake.clock += fake.unit * (1 + abs(x.candidate - fake.fastest));
   memset(workspace, 0x5a, x.workspace);
   int64_t k = e->ops[0] ? a->rows : a->columns;

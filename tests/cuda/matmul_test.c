@@ -432,6 +432,30 @@ static void test_added_in_place(void) {
   drop(&p);
 }
 
+/* One algorithm twice, with a workspace and without: which it was is part of the choice. */
+static void test_same_algorithm_without_workspace(void) {
+  th_library_state *state = NULL;
+  product p = plain(TH_EPILOGUE_NONE);
+  th_library_args args = arguments(&p, &state);
+  char *text;
+  size_t size;
+  int candidates = fake->n_candidates;
+  th_tuning_clear();
+  fake->counts_tiles = true, fake->n_candidates = 1;
+  CHECK_INT(called(&args, &p), 2 * (1 + 3) + 1);
+  CHECK(!fake->last_workspace);
+  CHECK_OK(th_tuning_write(&text, &size));
+  th_tuning_clear();
+  CHECK_OK(th_tuning_read(text, size));
+  state->release(state), state = NULL;
+  CHECK_INT(called(&args, &p), 1);
+  CHECK(!fake->last_workspace);
+  free(text);
+  fake->counts_tiles = false, fake->n_candidates = candidates;
+  finish(state);
+  drop(&p);
+}
+
 static void test_algorithms(void) {
   th_library_state *a = NULL, *b = NULL;
   product p = plain(TH_EPILOGUE_NONE);
@@ -621,6 +645,7 @@ int main(void) {
   printf(", %ld of zeros\n", fail_each(&p, true));
   drop(&p);
   test_added_in_place();
+  test_same_algorithm_without_workspace();
   test_algorithms();
   test_shared_memory();
   test_random(20000);

@@ -36,7 +36,7 @@ int main(void) {
   size_t size, again_size;
 
   CHECK_OK(th_tuning_write(&text, &size));
-  CHECK_TEXT(text, "thunder tuning 1\n");
+  CHECK_TEXT(text, "thunder tuning 2\n");
   CHECK_OK(th_tuning_read(text, size));
   free(text);
 
@@ -87,10 +87,10 @@ int main(void) {
   }
   for (size_t n = 0; n < size; n += n < 500 ? 1 : 131) /* cut off */
     if (!n || text[n - 1] != '\n') refused(text, n, line_of(text, n));
-  refused("thunder tuning 2\n", 17, 1);
-  refused("thunder tuning 1\nf:1,2 00 1 00000000\n", 37, 2);
-  refused("thunder tuning 1\nat \n", 21, 2);
-  refused("thunder tuning 1\nat x 00000000\n", 31, 2);
+  refused("thunder tuning 3\n", 17, 1);
+  refused("thunder tuning 2\nf:1,2 00 1 00000000\n", 37, 2);
+  refused("thunder tuning 2\nat \n", 21, 2);
+  refused("thunder tuning 2\nat x 00000000\n", 31, 2);
   size_t head = (size_t)(strchr(strchr(text, '\n') + 1, '\n') + 1 - text); /* two good lines */
   memcpy(bad, text, head);
   memcpy(bad + head, "\n", 1), refused(bad, head + 1, 3);

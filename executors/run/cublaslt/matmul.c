@@ -46,6 +46,8 @@ static int cuda_type(th_dtype dtype) {
   return dtype == TH_DTYPE_f64 ? LT_R_64F : dtype == TH_DTYPE_f16 ? LT_R_16F : dtype == TH_DTYPE_bf16 ? LT_R_16BF : LT_R_32F;
 }
 
+_Static_assert(sizeof(lt_algo) + sizeof(uint64_t) == TH_TUNING_BYTES, "an algorithm and the workspace it is given");
+
 static void reset(state *s) {
   for (int i = 0; i < 4; i++)
     if (s->layouts[i] && (i < AUX || s->layouts[i] != s->layouts[D])) s->library->lt.layout_destroy(s->layouts[i]);
@@ -169,7 +171,7 @@ static th_status ask(const call *c, const state *s, uint64_t workspace, lt_heuri
   if (code != LT_NOT_SUPPORTED) TH_TRY_CLEANUP(th__lt_check(l, code, "cublasLt heuristic"));
   for (int i = 0; code == LT_SUCCESS && i < n && i < MAX_FOUND; i++) {
     bool known = false;
-    for (int k = 0; k < *n_found; k++) known |= !memcmp(&found[k].algo, &more[i].algo, sizeof more[i].algo);
+    for (int k = 0; k < *n_found; k++) known |= found[k].workspace == more[i].workspace && !memcmp(&found[k].algo, &more[i].algo, sizeof more[i].algo);
     if (!known && more[i].state == LT_SUCCESS && more[i].workspace <= workspace) found[(*n_found)++] = more[i];
   }
 cleanup:
@@ -177,8 +179,8 @@ cleanup:
   return status;
 }
 
-/* What is worth timing; none (n = 0) is no error. Without a workspace the library (13.1, sm_90) has kernels that go over their tiles in a
- * fixed order, which it does not name beside those that count tiles in 4 bytes of workspace: these want a memset before each product. */
+/* What is worth timing; none (n = 0) is no error. Given no workspace the library (13.1, sm_90) has kernels that go over their tiles in a
+ * fixed order; with 4 bytes the same algorithm counts tiles there, and has them set to 0 before each product. */
 static th_status candidates(const call *c, const state *s, lt_heuristic found[MAX_CANDIDATES], int *out_n) {
   *out_n = 0;
   TH_TRY(ask(c, s, c->args->scratch_bytes, found, out_n));
@@ -298,10 +300,12 @@ static th_status choose(const call *c, state *s, bool *out_none) {
   print_key(&s->key, text);
   if (!args->deterministic && th_tuning_find(c->device->where, text, &choice)) {
     lt_heuristic checked = {.workspace = 0};
+    uint64_t workspace;
     memcpy(&s->algo, choice.bytes, sizeof s->algo);
+    memcpy(&workspace, choice.bytes + sizeof s->algo, sizeof workspace);
     if (s->library->lt.algo_check(c->device->handle, s->desc, s->layouts[A], s->layouts[B], s->layouts[AUX], s->layouts[D], &s->algo, &checked) == LT_SUCCESS &&
-        checked.workspace <= args->scratch_bytes) {
-      s->workspace = checked.workspace;
+        checked.workspace <= args->scratch_bytes && workspace <= args->scratch_bytes) {
+      s->workspace = workspace;
       s->ready = s->settled = true;
       return TH_OK;
     }
@@ -316,7 +320,9 @@ static th_status choose(const call *c, state *s, bool *out_none) {
   } else {
     s->ready = false; /* until it is known which */
     TH_TRY(time_candidates(c, s, found, n, &choice.microseconds));
-    memcpy(choice.bytes, &s->algo, sizeof choice.bytes);
+    uint64_t workspace = s->workspace;
+    memcpy(choice.bytes, &s->algo, sizeof s->algo);
+    memcpy(choice.bytes + sizeof s->algo, &workspace, sizeof workspace);
     TH_TRY(th_tuning_keep(c->device->where, text, &choice));
     s->settled = true;
   }
