@@ -33,6 +33,7 @@ typedef struct th_options { /* what a compile is asked for, decoded (compile.pro
   th_phase phase;
   th_optimizer optimizer;
   bool clip, accumulates, deterministic;
+  bool loss_scale; /* gradients are made of the scaled loss; an update that is not finite is skipped (pass optimizer) */
   bool tf32; /* products of f32 may be made in TF32 */
   uint32_t loss_output;
   uint32_t n_groups, n_param_group;

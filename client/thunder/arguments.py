@@ -129,6 +129,52 @@ def _check_clip(value):
         raise ValueError(f"clip_grad_norm={value!r}: want a finite number above 0, or None for no clipping")
 
 
+_PRECISIONS = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "bf16-mixed": None, "f16-mixed": None}
+_ELSEWHERE = {"32": "f32", "32-true": "f32", "float32": "f32", "64-true": "f64", "float64": "f64", "bf16-true": "bf16", "bfloat16": "bf16",
+              "f16": "f16-mixed", "fp16": "f16-mixed", "float16": "f16-mixed", "16": "f16-mixed", "16-mixed": "f16-mixed"}  # what others say
+
+
+def check_precision(precision, model):
+    """The precision of a step, and that the model's parameters are as it says."""
+    if precision is None:
+        return
+    if not isinstance(precision, str) or precision not in _PRECISIONS:
+        name = _ELSEWHERE.get(str(precision).removeprefix("torch."))
+        *most, last = map(repr, _PRECISIONS)
+        hint = f"; here it is called {name!r}" if name else ""
+        raise ValueError(f"precision={precision!r}: want None (as the parameters are), {', '.join(most)} or {last}{hint}")
+    want = _PRECISIONS[precision]
+    for name, p in model.named_parameters():
+        if want is not None and p.is_floating_point() and p.dtype is not want:
+            raise ValueError(f"precision={precision!r}: parameter {name} is {p.dtype}; convert the model first: model.to({want})")
+        if precision == "f16-mixed" and p.dtype is torch.float16:
+            raise ValueError(f"precision='f16-mixed': parameter {name} is {p.dtype}, and updates in it are lost; keep the parameters in f32, "
+                             "model.float(): the step computes in float16 itself")
+
+
+def scaler_of(loss_scale, precision, where):
+    """The GradScaler of a step with loss scaling; None of another one. `where`: type of the model's device."""
+    if precision != "f16-mixed":
+        if loss_scale is not None:
+            raise ValueError(f"loss_scale={_kind(loss_scale)}: only precision='f16-mixed' scales the loss, and precision is {precision!r}; "
+                             "leave loss_scale out")
+        return None
+    if loss_scale is None:
+        return torch.amp.GradScaler(where)
+    if isinstance(loss_scale, torch.amp.GradScaler):
+        if not loss_scale.is_enabled():
+            raise ValueError(f"loss_scale: the GradScaler is disabled, or was made for a device that is not here; give torch.amp.GradScaler({where!r})")
+        return loss_scale
+    if isinstance(loss_scale, bool) or not isinstance(loss_scale, numbers.Real):
+        raise TypeError(f"loss_scale is {_kind(loss_scale)}; want None (it adapts itself), a number above 0 (it stays) or a torch.amp.GradScaler")
+    if not (math.isfinite(loss_scale) and 1e-38 <= loss_scale <= 3e38):
+        raise ValueError(f"loss_scale={loss_scale!r}: want a number above 0 that f32 holds, such as 1024.0, or None for a scale that adapts itself")
+    scaler = torch.amp.GradScaler(where, init_scale=float(loss_scale))
+    scaler.set_growth_factor(1.0)
+    scaler.set_backoff_factor(1.0)
+    return scaler
+
+
 _OPTIONS = ("executors", "disabled_passes", "fullgraph")
 
 

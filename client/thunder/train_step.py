@@ -6,21 +6,22 @@ import warnings
 import torch
 
 from . import _C, capture, device, dynamo, encode, jobs, runtime, wire
-from .arguments import check_batch, check_train_step
+from .arguments import check_batch, check_precision, check_train_step, scaler_of
 from .errors import CompileError, DaemonError, Unsupported
 from .region import Backend, Settings
 from .signature import Layout, Signature
 from .stats import CompileStats
 
 _HYPERS = {"sgd": ("lr", "momentum", "dampening", "weight_decay"), "adam": ("lr", "betas", "eps", "weight_decay")}
-_PURE = {"f32": torch.float32, "f64": torch.float64}
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "f16-mixed": torch.float16}
 
 
 class _Compiled:
     """What the compiler knows of an optimizer: its kind, the state it keeps, the numbers it reads at each step."""
 
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
+    def __init__(self, optimizer, skips):
+        """`skips`: a step may be skipped on the device, which counts them then."""
+        self.optimizer, self.skips = optimizer, skips
         self.kind = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}.get(type(optimizer), "none")
         if self.kind == "adam" and any(g.get("decoupled_weight_decay") for g in optimizer.param_groups):
             self.kind = "adamw"
@@ -55,10 +56,11 @@ class _Compiled:
             if state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
             return [state["momentum_buffer"]]
+        where = p.device if self.skips else torch.device("cpu")  # else the plan counts in host memory
         if "step" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-        elif state["step"].device.type != "cpu":  # of a fused or capturable optimizer: the plan counts in host memory
-            state["step"] = state["step"].cpu()
+            state["step"] = torch.zeros((), dtype=torch.float32, device=where)
+        elif state["step"].device != where:  # of another precision, or of a fused or capturable optimizer
+            state["step"] = state["step"].to(where)
         names = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if group["amsgrad"] else [])
         for name in names:
             if name not in state:
@@ -84,13 +86,18 @@ class _Bound:
         self.region, self.known = region, step.known if phase != "accumulate" and step.known.kind != "none" else None
         owners = {id(p): i for i, group in enumerate(step.optimizer.param_groups) for p in group["params"]}
         self.used, groups = step.known.groups([(arguments[i], owners.get(id(arguments[i]), 0)) for i, _ in region.params])
-        self.plan = region.plan(phase, self.used, groups)
+        self.plan, self.groups = region.plan(phase, self.used, groups), groups
         self.params = [arguments[i] for i, _ in region.params]
         groups = [step.optimizer.param_groups[self.used[g][0]] for g in groups]
         self.made_now = [p for p in self.params if self.known and p not in step.optimizer.state]
-        states = iter([t for p, group in zip(self.params, groups) for t in self.known.state(p, group)] if self.known else ())
+        states = [t for p, group in zip(self.params, groups) for t in self.known.state(p, group)] if self.known else []
+        if step.scaler is not None:
+            scale, good_steps = step.scale_state(region.where)
+            states = [scale, *states, good_steps]
+        states = iter(states)
         accumulators = iter([step.accumulator(p) for p in self.params])
         self.mine = tuple(i for i, _ in region.params)
+        self.counts = [step.accumulate] if step.scaler is not None and step.accumulate > 1 and phase != "flush" else []
         # Parameters, states, constants: kept. The batch: where it goes, without a reference.
         self.inputs, self.batch, self.numbers, self.seeds, self.offsets = [], [], [], [], []
         kept, given = {*self.mine}, enumerate([*arguments, *region.constants])
@@ -118,16 +125,28 @@ class _Bound:
         """Everything that the binding came from, but the groups' parameters (_StepRegion.trained): equal values say that it holds. The
         objects are alive, as the inputs hold them."""
         step = self.region.step
-        return _C.identity(arguments, self.mine, step.optimizer.state), step.known.flags(self.used), step.clip is not None
+        scale = step.scale_state(self.region.where) if step.scaler is not None else ()
+        return _C.identity(arguments, self.mine, step.optimizer.state, tuple(scale)), step.known.flags(self.used), step.clip is not None
 
     def fits(self, arguments):
         return self.seen == self.identity(arguments)
+
+    def forget_new_buffers(self):
+        """The step that was to begin momentum buffers was skipped: the next one begins them."""
+        for p, group in zip(self.params, self.groups):
+            if self.used[group][1]:
+                self.region.step.optimizer.state.pop(p, None)
 
     def bind(self, arguments, scale):
         inputs, step = self.inputs.copy(), self.region.step
         for position, i in self.batch:
             inputs[position] = arguments[i]
-        numbers = [*(self.known.numbers(self.used) if self.known else ()), *([float(step.clip)] if step.clip is not None else ()), scale]
+        numbers = [*self.counts, *(self.known.numbers(self.used) if self.known else ()), *([float(step.clip)] if step.clip is not None else ())]
+        if step.scaler is not None:
+            scaler = step.scaler
+            numbers += [scaler.get_growth_factor(), scaler.get_backoff_factor(), float(scaler.get_growth_interval())]
+            scale *= step.accumulate  # gradients have their share of an update already
+        numbers.append(scale)
         for position, number in zip(self.numbers, numbers):
             inputs[position] = number
         if self.seeds or self.offsets:
@@ -194,7 +213,8 @@ class _StepRegion:
         key = phase, flags, groups, step.clip is not None, step.accumulate > 1 or phase != "update", step.world
         if key not in self.plans:
             message = wire.TrainStep(phase=phase, optimizer=step.known.kind, clip=step.clip is not None, accumulates=key[4],
-                                     loss_output=self.loss, param_group=groups if step.known.kind != "none" else ())
+                                     loss_output=self.loss, param_group=groups if step.known.kind != "none" else (),
+                                     loss_scale=step.scaler is not None)
             for nesterov, momentum, amsgrad, maximize, decay, first in flags:
                 message.groups.add(nesterov=nesterov, momentum=momentum, amsgrad=amsgrad, maximize=maximize, weight_decay=decay,
                                    first_step=first)
@@ -236,18 +256,23 @@ class _StepRegion:
             step.touched.clear()
         else:
             step.touched.update(id(p) for p in bound.params)
-        if update and step.clip is not None:
-            step.grad_norm = made[0 if phase == "flush" else len(self.signature.outputs)]
+        if update:
+            extra = iter(made[0 if phase == "flush" else len(self.signature.outputs):])
+            step.grad_norm = next(extra) if step.clip is not None else None
+            step.skipped = next(extra) if step.scaler is not None else None
         if update and step.known.kind == "none":
             for position, (kind, base) in enumerate(zip(bound.plan.output_kinds, bound.plan.output_bases)):
                 if kind == wire.OUTPUT_GRADIENT:
                     arguments[base].grad = made[position]
-            step.optimizer.step()
+            if step.skipped is None or not step.skipped:  # this waits for a GPU, as GradScaler.step does
+                step.optimizer.step()
             for p in bound.params:
                 p.grad = None
         elif update:
             capture.mark_stepped(step.optimizer)
             torch.autograd.graph.increment_version(bound.params)
+            if step.scaler is not None and any(new for _, new in bound.used) and step.skipped:  # waits for a GPU, until buffers are there
+                bound.forget_new_buffers()
         return made
 
     def __call__(self, *arguments):
@@ -310,6 +335,10 @@ class TrainStep:
         grad_norm: global 2-norm of the gradients of the last update, before clipping: a tensor of rank 0. None before the first
             update, and always None without clip_grad_norm.
         pending (int): micro-batches since the last update; 0 unless ``accumulate`` is above 1.
+        skipped: with precision "f16-mixed", whether the last update was skipped because its gradients were not finite: a bool tensor of
+            rank 0 on the model's device. None before the first update, and always None with another precision.
+        scaler: with precision "f16-mixed", the torch.amp.GradScaler whose scale the step uses and updates; its settings are read at each
+            call, and its state_dict belongs into a checkpoint. Else None.
         clip: clip_grad_norm; another number counts from the next update on.
         model, optimizer, loss_fn, accumulate: as given.
         world (int): ranks whose gradients are averaged (WORLD_SIZE).
@@ -317,13 +346,9 @@ class TrainStep:
     Threads: one at a time. Ranks make the same calls in the same order: an update is a collective.
     """
 
-    def __init__(self, model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors):
+    def __init__(self, model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors, loss_scale):
         check_train_step(model, optimizer, loss_fn, clip_grad_norm, executors)
-        if precision not in (None, *_PURE, "bf16-mixed"):
-            raise ValueError(f"precision={precision!r}: want None (as the parameters are), 'f32', 'f64' or 'bf16-mixed'")
-        for name, p in model.named_parameters() if precision in _PURE else ():
-            if p.is_floating_point() and p.dtype is not _PURE[precision]:
-                raise ValueError(f"precision={precision!r}: parameter {name} is {p.dtype}; convert the model first: model.to({_PURE[precision]})")
+        check_precision(precision, model)
         if parallel not in (None, "ddp"):
             raise ValueError(f"parallel={parallel!r}: this version knows None and 'ddp'")
         if not isinstance(accumulate, int) or accumulate < 1:
@@ -332,19 +357,21 @@ class TrainStep:
         self.clip, self.accumulate, self.executors = clip_grad_norm, accumulate, executors
         self.world = int(os.environ.get("WORLD_SIZE") or 1)
         self.stats = CompileStats()
-        self.known = _Compiled(optimizer)
-        self.grad_norm, self.pending, self.flushable = None, 0, None
+        where = device.of(model.parameters()).type
+        self.scaler = scaler_of(loss_scale, precision, where)
+        self.known = _Compiled(optimizer, self.scaler is not None)
+        self.grad_norm, self.skipped, self.pending, self.flushable = None, None, 0, None
         self._accumulators, self._begun = {}, self.world == 1
         self.held = []        # plans, which hold device memory from step to step
         self.touched = set()  # parameters that have gradients of earlier micro-batches
         if self.known.kind == "none":
             warnings.warn(f"thunder: {type(optimizer).__name__} runs in eager PyTorch after the plan", stacklevel=3)
 
-        where = device.of(model.parameters()).type
+        autocast = _AUTOCAST.get(precision)
 
         def forward(*args, **kwargs):
-            if precision == "bf16-mixed":
-                with torch.autocast(where, dtype=torch.bfloat16):
+            if autocast is not None:
+                with torch.autocast(where, dtype=autocast):
                     out = model(*args, **kwargs) if loss_fn is None else loss_fn(model(*args[:-1], **kwargs), args[-1])
             else:
                 out = model(*args, **kwargs) if loss_fn is None else loss_fn(model(*args[:-1], **kwargs), args[-1])
@@ -363,18 +390,28 @@ class TrainStep:
         return self.stats
 
     def begin(self):
-        """All ranks start from rank 0's parameters and buffers."""
+        """All ranks start from rank 0's parameters, buffers and loss scale."""
         if self._begun:
             return
         if device.of(self.model.parameters()).type != "cpu":
             raise CompileError(f"{self.world} ranks train a model on {device.of(self.model.parameters())}; in this version ranks average gradients in host "
                                "memory only: move the model to the cpu, or run one rank", "UNIMPLEMENTED")
-        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+        state = self.scale_state(torch.device("cpu")) if self.scaler is not None else ()
+        for tensor in [*self.model.parameters(), *self.model.buffers(), *state]:
             whole = tensor.detach().contiguous()
             _C.broadcast(whole)
             if whole.data_ptr() != tensor.data_ptr():
                 tensor.detach().copy_(whole)
         self._begun = True
+
+    def scale_state(self, where):
+        """The scaler's tensors on the device: the scale (f32) and the good steps in a row (i32), made as the scaler itself makes them."""
+        scaler = self.scaler
+        if scaler._scale is None:
+            scaler._lazy_init_scale_growth_tracker(where)
+        elif scaler._scale.device != where:
+            scaler._scale, scaler._growth_tracker = scaler._scale.to(where), scaler._growth_tracker.to(where)
+        return scaler._scale, scaler._growth_tracker
 
     def accumulator(self, p):
         if self.accumulate == 1:
@@ -429,7 +466,8 @@ class TrainStep:
             raise self._refused(error, args, kwargs) from error
 
 
-def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1, precision=None, parallel=None, executors=None):
+def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1, precision=None, parallel=None, executors=None,
+               loss_scale=None):
     """A training step as one plan: forward, backward, gradient sync over the job's ranks, clipping, optimizer.
 
     Args:
@@ -440,8 +478,11 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
         clip_grad_norm: largest global 2-norm of the gradients, a number above 0. `step.grad_norm` is the norm before
             clipping. None: no clipping.
         accumulate: micro-batches per update. Each call is one; gradients are averaged. `step.flush()` takes a partial tail.
-        precision: None (as the parameters are); "f32" or "f64": the same, and all floating-point parameters must be of that dtype;
-            "bf16-mixed": the forward part runs under torch.autocast, parameters, gradients and state stay as they are.
+        precision: None (as the parameters are); "f32", "f64" or "bf16": the same, and all floating-point parameters must be of that
+            dtype; "bf16-mixed", "f16-mixed": the forward part runs under torch.autocast in bfloat16 or float16, parameters, gradients and
+            state stay as they are. "f16-mixed" scales the loss.
+        loss_scale: for "f16-mixed". None: as torch.amp.GradScaler() does; a GradScaler: with its settings, from its scale on, and kept in
+            it; a number above 0: this scale, which stays. Either way an update whose gradients are not all finite changes nothing.
         parallel: None or "ddp". Either way ranks average their gradients where WORLD_SIZE is above 1, as thunderrun sets it; all
             begin with rank 0's parameters and buffers.
         executors: names in order of priority, as in thunder.compile.
@@ -454,4 +495,4 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
     parameter that ``precision`` rules out. The first call raises CompileError when the step cannot be compiled as a whole: there are no
     pieces in eager PyTorch.
     """
-    return TrainStep(model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors)
+    return TrainStep(model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors, loss_scale)

@@ -36,6 +36,7 @@ static th_status train_step(th_arena *a, const Thunder__Wire__TrainStep *m, th_o
   o->optimizer = (th_optimizer)optimizer;
   o->clip = m->clip;
   o->accumulates = m->accumulates;
+  o->loss_scale = m->loss_scale;
   o->loss_output = m->loss_output;
   th_group *groups = TH_ARENA_ARRAY(a, th_group, m->n_groups);
   for (size_t i = 0; i < m->n_groups; i++) {

@@ -2,11 +2,14 @@
  * wants a gradient; then the tape is walked backwards, each op's rule adding to the gradients of its operands (Griewank
  * and Walther, 2008, chapter 3). A level 1 op without a rule of its own is replaced by its lowering on such a path.
  *
- * Forward-backward: one tangent input for each fresh floating point output, in order. Train step: the loss is the seed.
+ * Forward-backward: one tangent input for each fresh floating point output, in order. Train step: the loss is the seed; with a loss
+ * scale that is an input (kind state, f32) in place of 1, and, when accumulating, the number of micro-batches is another (kind
+ * hyper-parameter): gradients are those of scale * loss / micro-batches.
  * The gradients become outputs of kind `gradient`, in the order of the inputs they belong to. */
 #include <string.h>
 
 #include "ir/grad/grad.h"
+#include "ir/passes/loss_scale.h"
 #include "ir/passes/passes.h"
 
 static const th_vjp_rule rules[TH_OP_COUNT] = {
@@ -221,6 +224,20 @@ void th_differentiate_body(th_vjp *v, uint32_t graph, const th_value *in, const 
     if (wanted[i]) in_grad[i] = d->grads[in[i]];
 }
 
+/* The gradient of the loss: 1, or the scale of an input, its share of it for a micro-batch. */
+static th_value seed_of(th_builder *b, const th_options *options, th_dtype dtype) {
+  if (!options->loss_scale) return th_const(b, 1, dtype);
+  th_value seed = th__loss_scale_add(b->trace);
+  if (options->accumulates) {
+    th_type number = th_type_scalar(TH_DTYPE_f64);
+    number.host = true;
+    th_value n = th_trace_add_input(b->trace, 0, number);
+    b->trace->inputs[b->trace->graphs[0]->n_inputs - 1].kind = TH_INPUT_HYPER;
+    seed = th_div(b, seed, th_convert(b, n, TH_DTYPE_f32));
+  }
+  return th_convert(b, seed, dtype);
+}
+
 static void seed_loss(th_differentiator *d, const th_options *options, const th_value *outputs, uint32_t n) {
   if (options->loss_output >= n) {
     th_fail(d->b, TH_ERROR(INVALID_ARGUMENT, "the loss is output %u, the step has %u outputs", options->loss_output, n));
@@ -233,7 +250,7 @@ static void seed_loss(th_differentiator *d, const th_options *options, const th_
                            th_dtype_name(t->dtype), t->rank));
   else if (!is_active(d, loss))
     th_fail(d->b, TH_ERROR(INVALID_ARGUMENT, "the loss does not depend on any parameter that requires grad"));
-  else accumulate(d, loss, th_const(d->b, 1, t->dtype));
+  else accumulate(d, loss, seed_of(d->b, options, t->dtype));
 }
 
 /* What is given is a program, and no half of one that was differentiated already. */

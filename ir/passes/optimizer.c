@@ -1,17 +1,22 @@
 /* optimizer: the rest of a train step after the gradients: accumulation over micro-batches, average over ranks, clipping
  * by global norm, the update. Everything the update needs from outside becomes an input, in this order:
+ *   the loss's scale (kind state), where `grad` has not made it an input already: of a flush
  *   accumulators, one per trainable parameter (kind accumulator; when gradients are accumulated)
  *   optimizer state per trainable parameter (kind state): sgd with momentum: momentum_buffer;
- *     adam, adamw: step, exp_avg, exp_avg_sq[, max_exp_avg_sq]
+ *     adam, adamw: step, exp_avg, exp_avg_sq[, max_exp_avg_sq]; then, with a loss scale, the good steps in a row (ir/passes/loss_scale.h)
  *   numbers, rank-0 f64 in host memory (kind hyper-parameter): for each group lr, momentum, dampening, weight_decay (sgd)
- *     or lr, beta1, beta2, eps, weight_decay (adam, adamw); then max_norm when clipping; then the factor on accumulated
- *     gradients (1 / micro-batches) when accumulating
- * Outputs: those traced, then the gradient norm when clipping, then gradients when there is no optimizer here, then what
- * is written back into parameters, state and accumulators. The phase `accumulate` adds to the accumulators and updates
- * nothing; `flush` updates from them without a new micro-batch. */
+ *     or lr, beta1, beta2, eps, weight_decay (adam, adamw); then max_norm when clipping; then, with a loss scale, its growth
+ *     factor, backoff factor and growth interval; then the factor on accumulated gradients when accumulating: 1 / micro-batches; with a
+ *     loss scale, which has that in the gradients already, in a flush alone: micro-batches of an update / those that there were
+ * Outputs: those traced, then the gradient norm when clipping, then, with a loss scale, whether the update was skipped (bool), then
+ * gradients when there is no optimizer here, then what is written back into parameters, state and accumulators. The phase `accumulate` adds to the accumulators and updates
+ * nothing; `flush` updates from them without a new micro-batch.
+ * With a loss scale everything that an update writes is selected: new where all gradients, averaged over the ranks, are finite, else as
+ * it was. The average is the same on every rank, and of an inf or a NaN it is one: so ranks agree without another collective. */
 #include <string.h>
 
 #include "ir/lower/helpers.h"
+#include "ir/passes/loss_scale.h"
 #include "ir/passes/passes.h"
 
 enum { MAX_STATE = 4, MAX_HYPER = 5 };
@@ -39,6 +44,9 @@ typedef struct step {
   uint32_t n_params;
   th_value (*hyper)[MAX_HYPER]; /* per group */
   th_value max_norm, grad_scale;
+  th_loss_scale scale;
+  uint32_t scale_input, good_steps_input;
+  th_value finite; /* bool: all gradients are; TH_NO_VALUE without a loss scale */
   outputs out;
 } step;
 
@@ -101,7 +109,7 @@ static th_status find_params(step *s) {
 
 static void add_state(step *s, param *p) {
   th_type like = s->b->trace->values[p->value].type, scalar = th_type_scalar(TH_DTYPE_f32);
-  scalar.host = true;
+  scalar.host = !s->o->loss_scale; /* a step that the device may skip is counted there */
   if (s->o->optimizer == TH_OPTIMIZER_SGD) p->n_state = p->group->momentum ? 1 : 0;
   else p->n_state = p->group->amsgrad ? 4 : 3;
   for (uint32_t k = 0; k < p->n_state; k++) {
@@ -114,7 +122,11 @@ static void add_state(step *s, param *p) {
 
 static void add_inputs(step *s) {
   th_trace *t = s->b->trace;
-  bool update = s->o->phase != TH_PHASE_ACCUMULATE;
+  bool update = s->o->phase != TH_PHASE_ACCUMULATE, flush = s->o->phase == TH_PHASE_FLUSH;
+  if (s->o->loss_scale) {
+    s->scale.scale = flush ? th__loss_scale_add(t) : th__loss_scale_find(t);
+    s->scale_input = t->values[s->scale.scale].index;
+  }
   for (uint32_t k = 0; k < s->n_params && s->o->accumulates; k++) {
     param *p = &s->params[k];
     p->accumulator = add_input(s, t->values[p->value].type, TH_INPUT_ACCUMULATOR);
@@ -129,7 +141,14 @@ static void add_inputs(step *s) {
       for (uint32_t k = 0; k < n; k++) s->hyper[g][k] = add_number(s);
   }
   if (update && s->o->clip) s->max_norm = add_number(s);
-  if (update && s->o->accumulates) s->grad_scale = add_number(s);
+  if (update && s->o->loss_scale) {
+    s->scale.good_steps = add_input(s, th_type_scalar(TH_DTYPE_i32), TH_INPUT_STATE);
+    s->good_steps_input = t->graphs[0]->n_inputs - 1;
+    s->scale.growth = add_number(s);
+    s->scale.backoff = add_number(s);
+    s->scale.interval = add_number(s);
+  }
+  if (update && s->o->accumulates && (flush || !s->o->loss_scale)) s->grad_scale = add_number(s);
 }
 
 /* A rank-0 number times x, in x's dtype. */
@@ -145,12 +164,26 @@ static void finish_gradient(step *s, param *p) {
     p->grad = flush ? p->accumulator : p->grad == TH_NO_VALUE ? TH_NO_VALUE : th_add(b, p->accumulator, p->grad);
     if (p->grad == TH_NO_VALUE) return;
     if (s->o->phase == TH_PHASE_ACCUMULATE) return;
-    p->grad = times(b, p->grad, s->grad_scale);
+    if (s->grad_scale != TH_NO_VALUE) p->grad = times(b, p->grad, s->grad_scale);
   }
   if (s->o->world > 1 && p->grad != TH_NO_VALUE) {
     th_attr attrs[] = {th_make_string(th_ctx(b), "dp"), th_make_string(th_ctx(b), "avg")};
     p->grad = th_build1(b, TH_OP_all_reduce, &p->grad, 1, attrs);
   }
+}
+
+/* Are the gradients finite? Asked before they are divided by the scale, as PyTorch does. */
+static void unscale(step *s) {
+  th_builder *b = s->b;
+  s->finite = TH_NO_VALUE;
+  for (uint32_t k = 0; k < s->n_params; k++) {
+    param *p = &s->params[k];
+    if (p->grad == TH_NO_VALUE) continue;
+    th_value finite = th__all_finite(b, p->grad);
+    s->finite = s->finite == TH_NO_VALUE ? finite : th_and(b, s->finite, finite);
+    p->grad = th__loss_scale_divide(b, &s->scale, p->grad);
+  }
+  if (s->finite == TH_NO_VALUE) s->finite = th_const(b, 1, TH_DTYPE_bool);
 }
 
 /* torch.nn.utils.clip_grad_norm_, norm 2: g * min(1, max_norm / (norm + 1e-6)). Returns the norm. */
@@ -180,6 +213,11 @@ static th_value clip(step *s) {
   return th_convert(b, norm, d);
 }
 
+static th_value unless_skipped(step *s, th_value now, th_value old) {
+  if (s->finite == TH_NO_VALUE || s->b->status) return now;
+  return th_select(s->b, th_broadcast_like(s->b, s->finite, now), now, old);
+}
+
 static void update(step *s, param *p) {
   th_builder *b = s->b;
   const th_value *h = s->hyper[p->group_number];
@@ -195,22 +233,24 @@ static void update(step *s, param *p) {
     op = th_build(b, TH_OP_torch_adam_step, operands, 11, attrs);
   }
   if (!op) return;
-  write_back(s, op->result, p->input);
-  for (uint32_t k = 0; k < p->n_state; k++) write_back(s, op->result + 1 + k, p->state_input[k]);
+  write_back(s, unless_skipped(s, op->result, p->value), p->input);
+  for (uint32_t k = 0; k < p->n_state; k++) write_back(s, unless_skipped(s, op->result + 1 + k, p->state[k]), p->state_input[k]);
 }
 
 th_status th_pass_optimizer(const th_options *options, const th_trace *in, th_trace **out) {
   th_arena *a = th_context_arena(in->context);
   const th_graph *g = in->graphs[0];
   bool flush = options->phase == TH_PHASE_FLUSH;
-  step s = {.o = options, .r = th_rewrite_begin(in)};
+  step s = {.o = options, .r = th_rewrite_begin(in), .grad_scale = TH_NO_VALUE, .finite = TH_NO_VALUE};
   s.b = &s.r.b;
   if (flush && !options->accumulates) return TH_ERROR(INVALID_ARGUMENT, "a flush without accumulated gradients");
   if (options->world > 1 && th_mesh_axis_count(in->context) == 0) th_mesh_axis_add(in->context, "dp", options->world);
   for (uint32_t i = 1; i < in->n_graphs; i++) th_rewrite_graph(&s.r, i);
   for (size_t i = 0; i < g->n_ops && !flush; i++) th_rewrite_clone(&s.r, g->ops[i]);
   TH_TRY(find_params(&s));
-  uint32_t room = g->n_outputs + 1 + s.n_params * (MAX_STATE + 3);
+  if (options->loss_scale && !flush && th__loss_scale_find(s.b->trace) == TH_NO_VALUE)
+    return TH_ERROR(INVALID_ARGUMENT, "a loss scale is asked for, and the trace has none: it was not differentiated with one (pass grad)");
+  uint32_t room = g->n_outputs + 4 + s.n_params * (MAX_STATE + 3);
   s.out.values = TH_ARENA_ARRAY(a, th_value, room);
   s.out.signature = TH_ARENA_ARRAY(a, th_output, room);
   add_inputs(&s);
@@ -224,9 +264,14 @@ th_status th_pass_optimizer(const th_options *options, const th_trace *in, th_tr
     for (uint32_t k = 0; k < s.n_params; k++)
       if (s.params[k].grad != TH_NO_VALUE) write_back(&s, s.params[k].grad, s.params[k].accumulator_input);
   } else {
+    if (options->loss_scale) unscale(&s);
     if (options->clip) {
       th_value norm = clip(&s);
       if (!s.b->status) add_output(&s.out, norm, (th_output){0});
+    }
+    if (options->loss_scale) {
+      th_value skipped = th_not(s.b, s.finite);
+      if (!s.b->status) add_output(&s.out, skipped, (th_output){0});
     }
     for (uint32_t k = 0; k < s.n_params && options->optimizer == TH_OPTIMIZER_NONE; k++)
       if (s.params[k].grad != TH_NO_VALUE) add_output(&s.out, s.params[k].grad, (th_output){.kind = TH_OUTPUT_GRADIENT, .base = s.params[k].input});
@@ -235,6 +280,12 @@ th_status th_pass_optimizer(const th_options *options, const th_trace *in, th_tr
       if (p->grad == TH_NO_VALUE) continue;
       if (options->optimizer != TH_OPTIMIZER_NONE) update(&s, p);
       if (options->accumulates) write_back(&s, th_like(s.b, 0, p->value), p->accumulator_input);
+    }
+    if (options->loss_scale && !s.b->status) {
+      th_value scale, good_steps;
+      th__loss_scale_next(s.b, &s.scale, s.finite, &scale, &good_steps);
+      write_back(&s, scale, s.scale_input);
+      write_back(&s, good_steps, s.good_steps_input);
     }
   }
   if (s.b->status) return s.b->status;

@@ -185,7 +185,7 @@ def test_precision_names_what_the_parameters_must_be():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"precision='f32': parameter 1.weight is torch.float64"):
         thunder.train_step(model, optimizer, loss_fn, precision="f32")
-    with pytest.raises(ValueError, match="want None .* or 'bf16-mixed'"):
+    with pytest.raises(ValueError, match="want None .* or 'f16-mixed'"):
         thunder.train_step(model, optimizer, loss_fn, precision="fp8")
     thunder.train_step(model.double(), optimizer, loss_fn, precision="f64")
 

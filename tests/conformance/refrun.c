@@ -132,6 +132,8 @@ static th_status set_option(th_options *o, th_group *group, const char *word) {
     o->clip = true;
   else if (!strcmp(word, "accumulates"))
     o->accumulates = true;
+  else if (!strcmp(word, "loss_scale"))
+    o->loss_scale = true;
   else if (!strcmp(word, "momentum"))
     group->momentum = true;
   else if (!strcmp(word, "nesterov"))
