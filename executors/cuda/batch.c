@@ -7,7 +7,8 @@
  * All of them are kernel parameters, a table that a block reads at its component's place: it finds that by binary search over the first
  * blocks. The elements are written once, from component 0's part of the body; all tensors of a component's shape are walked as one
  * dimension, so no size stands in the text. A thread has TURNS vectors, a block's worth of threads apart. Sums: a partial result of each
- * block lies in scratch; a block of the second kernel adds up those of one component, and makes what is computed from its sums.
+ * block lies in scratch; a block of the second kernel adds up those of one component, and makes what is computed from its sums. Components
+ * of numbers alone (bias corrections from counters on the device) have the second kernel only, a block each.
  *
  * In simt mode the parameters are two pointers, to buffers and sizes. */
 #include <string.h>
@@ -36,7 +37,7 @@ static bool lies_flat(const th_trace *t, th_value v) {
 }
 
 /* Sizes are known, and one shape is all there is beside rank 0. */
-static bool has_one_shape(const th_trace *t, const th_graph *body, const th_type **out) {
+static bool has_one_shape(const th_trace *t, const th_graph *body, const th_type **out) { /* NULL: numbers alone */
   int64_t size;
   size_t n = body->n_inputs;
   for (size_t i = 0; i < n + body->n_ops; i++) {
@@ -48,7 +49,7 @@ static bool has_one_shape(const th_trace *t, const th_graph *body, const th_type
   }
   for (uint32_t i = 0; *out && i < (*out)->rank; i++)
     if (!th_dim_is_const(t->context, (*out)->dims[i], &size) || size <= 0) return false;
-  return *out != NULL;
+  return true;
 }
 
 /* late[op]: it is a number that is known when all elements are: a sum, or computed from one. */
@@ -84,9 +85,9 @@ bool th_cuda_batches(const th_options *options, const th_trace *t, const th_op *
   uint32_t n_sums = 0, n_full = 0;
   for (size_t i = 0; i < body->n_ops; i++) n_sums += th_op_is_reduction(body->ops[i]);
   for (uint32_t k = 0; k < op->n_operands + op->n_results; k++) n_full += is_full(t, k < op->n_operands ? op->operands[k] : op->result + (k - op->n_operands));
-  if (n_sums > TH_CUDA_MAX_COLUMNS || !n_full) return false;
+  if (n_sums > TH_CUDA_MAX_COLUMNS || !n_full != !shape) return false;
   for (uint32_t k = 0; k < body->n_outputs; k++)
-    if (!t->values[body->outputs[k]].def || (!th_type_of(t, body->outputs[k])->rank && !sums)) return false;
+    if (!t->values[body->outputs[k]].def || (!th_type_of(t, body->outputs[k])->rank && shape && !sums)) return false;
   for (uint32_t k = 0; k < op->n_operands; k++)
     if (th_type_of(t, op->operands[k])->rank && !lies_flat(t, op->operands[k])) return false;
   return true;
@@ -303,6 +304,10 @@ th_status th_cuda_batch(th_cuda_gen *x, th_kernel_source *out) {
   x->g.op = &b.first.op;
   x->g.body = &b.first.body;
   x->g.index_type = b.most < (INT64_C(1) << 31) - (1 << 20) ? "int" : "int64_t";
+  if (!b.blocks) { /* numbers alone */
+    second_kernel(x, &b, out);
+    return x->g.status;
+  }
   first_kernel(x, &b, out);
   if (b.n_sums && !x->g.status) {
     th_kernel_source *next = TH_ARENA_NEW(x->g.a, th_kernel_source);

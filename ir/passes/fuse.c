@@ -2,7 +2,8 @@
  *
  * Ops are taken in order. An op joins the group of one of its operands when their domains fit (below) and no path leads from
  * the group to the op around the outside; else it starts a group. An op that reads from several groups of one shape makes
- * them one, where no path leads from one to the other around the outside. What costs nothing (constants, iota, broadcasts, reshapes
+ * them one, where no path leads from one to the other around the outside. (But not numbers of a device that are slow to compute, powers of a
+ * counter: one thread would compute them all in turn, where alike ones become a batch.) What costs nothing (constants, iota, broadcasts, reshapes
  * that only add or drop dimensions of size 1) belongs to no group: each body gets its own copy.
  *
  * Domains. A group without reductions has one shape. The first reduction over its shape gives it a kind: ROWS (the last
@@ -37,6 +38,7 @@ typedef struct group {
   uint32_t mark;            /* of a search */
   bool written;             /* already in the new trace */
   bool host;                /* numbers in host memory */
+  bool slow;                /* a number on a device, and not a cheap one */
   const th_op *rows, *columns; /* its first reduction of rows; of columns or of everything */
   uint32_t n_late;          /* ops whose results are known only when all elements are: reductions of columns and of everything */
   uint32_t into;            /* the group it became part of, plus 1; 0: it is one of its own */
@@ -244,7 +246,7 @@ static bool joinable(fuser *f, uint32_t g, uint32_t other) {
   for (size_t i = 0; i < y->n_ops && x->n_late && kinds; i++) kinds = !reads_late(f, g, f->g->ops[y->ops[i]]);
   if (x->columns && (y->columns ? !reduces_alike(x->columns, y->columns) : y->rows && !mixes(f, y->rows, x->columns))) return false;
   if (y->columns && x->rows && !mixes(f, x->rows, y->columns)) return false;
-  return kinds && x->host == y->host && x->n_late + y->n_late <= MAX_SUMS && th_type_same_shape(&x->shape, &y->shape) && x->n_ops + y->n_ops <= MAX_OPS && !around(f, g, other) && !around(f, other, g);
+  return kinds && x->host == y->host && !x->slow && !y->slow && x->n_late + y->n_late <= MAX_SUMS && th_type_same_shape(&x->shape, &y->shape) && x->n_ops + y->n_ops <= MAX_OPS && !around(f, g, other) && !around(f, other, g);
 }
 
 static void join(fuser *f, uint32_t g, uint32_t other) {
@@ -293,6 +295,7 @@ static void place(fuser *f, uint32_t at) {
   if (sums && !x->columns) x->columns = op;
   x->n_late += sums;
   f->late[at] = sums || (x->n_late && reads_late(f, best, op));
+  x->slow |= f->main->batches && k == PLAIN && !x->host && !x->shape.rank && !(th_op_spec_get(op->kind)->traits & TH_CHEAP);
   f->group_of[at] = best;
   TH_PUSH(f->a, x->ops, x->n_ops, x->ops_capacity, at);
   for (uint32_t i = 0; i < op->n_operands; i++) {

@@ -224,18 +224,18 @@ void th_differentiate_body(th_vjp *v, uint32_t graph, const th_value *in, const 
     if (wanted[i]) in_grad[i] = d->grads[in[i]];
 }
 
-/* The gradient of the loss: 1, or the scale of an input, its share of it for a micro-batch. */
+/* The gradient of the loss: 1, or the scale; of a micro-batch its share, divided where (loss / n).backward() divides. */
 static th_value seed_of(th_builder *b, const th_options *options, th_dtype dtype) {
   if (!options->loss_scale) return th_const(b, 1, dtype);
-  th_value seed = th__loss_scale_add(b->trace);
+  th_value seed = th_convert(b, th__loss_scale_add(b->trace), dtype);
   if (options->accumulates) {
     th_type number = th_type_scalar(TH_DTYPE_f64);
     number.host = true;
     th_value n = th_trace_add_input(b->trace, 0, number);
     b->trace->inputs[b->trace->graphs[0]->n_inputs - 1].kind = TH_INPUT_HYPER;
-    seed = th_div(b, seed, th_convert(b, n, TH_DTYPE_f32));
+    seed = th_div(b, seed, th_convert(b, n, dtype));
   }
-  return th_convert(b, seed, dtype);
+  return seed;
 }
 
 static void seed_loss(th_differentiator *d, const th_options *options, const th_value *outputs, uint32_t n) {

@@ -15,10 +15,14 @@ th_value th__loss_scale_find(const th_trace *t) {
   return TH_NO_VALUE;
 }
 
-/* The reciprocal in f64, rounded once: what GradScaler.unscale_ multiplies by. */
-th_value th__loss_scale_divide(th_builder *b, const th_loss_scale *s, th_value x) {
+/* In f64, rounded once: what GradScaler.unscale_ multiplies by. */
+th_value th__loss_scale_inverse(th_builder *b, const th_loss_scale *s) {
+  return th_convert(b, th_reciprocal(b, th_convert(b, s->scale, TH_DTYPE_f64)), TH_DTYPE_f32);
+}
+
+th_value th__unscale(th_builder *b, th_value x, th_value inverse) {
   th_dtype d = th_dtype_of(b, x);
-  th_value wide = th_up(b, x), inverse = th_convert(b, th_reciprocal(b, th_convert(b, s->scale, TH_DTYPE_f64)), TH_DTYPE_f32);
+  th_value wide = th_up(b, x);
   return th_convert(b, th_mul(b, wide, th_broadcast_like(b, th_convert(b, inverse, th_dtype_of(b, wide)), wide)), d);
 }
 

@@ -16,8 +16,9 @@ typedef struct th_loss_scale { /* f64 numbers in host memory, but for the first 
 th_value th__loss_scale_add(th_trace *trace);
 /* That input; TH_NO_VALUE where there is none. */
 th_value th__loss_scale_find(const th_trace *trace);
-/* x (gradients of the scaled loss) divided by the scale, computed in f32 at least, in x's dtype. */
-th_value th__loss_scale_divide(th_builder *b, const th_loss_scale *s, th_value x);
+/* 1 / scale (f32); and x, gradients of the scaled loss, times that, computed in f32 at least, in x's dtype. */
+th_value th__loss_scale_inverse(th_builder *b, const th_loss_scale *s);
+th_value th__unscale(th_builder *b, th_value x, th_value inverse);
 /* Is every element of x finite? bool, rank 0. */
 th_value th__all_finite(th_builder *b, th_value x);
 /* The scale and the number of good steps after an update that was `finite` (bool, rank 0), or was skipped. */

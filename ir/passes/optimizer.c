@@ -46,7 +46,7 @@ typedef struct step {
   th_value max_norm, grad_scale;
   th_loss_scale scale;
   uint32_t scale_input, good_steps_input;
-  th_value finite; /* bool: all gradients are; TH_NO_VALUE without a loss scale */
+  th_value finite, inverse; /* with a loss scale: are all gradients (bool); 1 / scale. Else TH_NO_VALUE */
   outputs out;
 } step;
 
@@ -173,18 +173,19 @@ static void finish_gradient(step *s, param *p) {
 }
 
 /* Are the gradients finite? Asked before they are divided by the scale, as PyTorch does. */
-static void unscale(step *s) {
+static void find_finite(step *s) {
   th_builder *b = s->b;
-  s->finite = TH_NO_VALUE;
   for (uint32_t k = 0; k < s->n_params; k++) {
-    param *p = &s->params[k];
-    if (p->grad == TH_NO_VALUE) continue;
-    th_value finite = th__all_finite(b, p->grad);
+    if (s->params[k].grad == TH_NO_VALUE) continue;
+    th_value finite = th__all_finite(b, s->params[k].grad);
     s->finite = s->finite == TH_NO_VALUE ? finite : th_and(b, s->finite, finite);
-    p->grad = th__loss_scale_divide(b, &s->scale, p->grad);
   }
   if (s->finite == TH_NO_VALUE) s->finite = th_const(b, 1, TH_DTYPE_bool);
+  s->inverse = th__loss_scale_inverse(b, &s->scale);
 }
+
+/* The gradient g of a parameter divided by the scale, if there is one. */
+static th_value unscaled(step *s, th_value g) { return s->o->loss_scale ? th__unscale(s->b, g, s->inverse) : g; }
 
 /* torch.nn.utils.clip_grad_norm_, norm 2: g * min(1, max_norm / (norm + 1e-6)). Returns the norm. */
 static th_value clip(step *s) {
@@ -201,20 +202,23 @@ static th_value clip(step *s) {
     int64_t dims[TH_MAX_RANK];
     uint32_t rank = th_rank(b, g);
     th_last_dims(rank, rank, dims);
-    g = th_convert(b, g, wide);
+    g = th_convert(b, unscaled(s, g), wide);
     th_value square = th_reduce(b, TH_OP_reduce_sum, th_mul(b, g, g), dims, rank, false);
     sum = sum == TH_NO_VALUE ? square : th_add(b, sum, square);
   }
   th_value norm = th_sqrt(b, sum);
   th_value factor = th_div(b, th_convert(b, s->max_norm, wide), th_add_scalar(b, norm, 1e-6));
   factor = th_min(b, factor, th_const(b, 1, wide));
+  /* Behind a barrier they are divided once more where they are read, not kept for that in f32 from the norm on. */
+  if (s->o->loss_scale && !b->status) s->inverse = th_build1(b, TH_OP_barrier, &s->inverse, 1, NULL);
   for (uint32_t k = 0; k < s->n_params; k++)
-    if (s->params[k].grad != TH_NO_VALUE) s->params[k].grad = times(b, s->params[k].grad, factor);
+    if (s->params[k].grad != TH_NO_VALUE) s->params[k].grad = times(b, unscaled(s, s->params[k].grad), factor);
   return th_convert(b, norm, d);
 }
 
+/* What an update writes: `now`, unless it is skipped. */
 static th_value unless_skipped(step *s, th_value now, th_value old) {
-  if (s->finite == TH_NO_VALUE || s->b->status) return now;
+  if (!s->o->loss_scale || s->b->status) return now;
   return th_select(s->b, th_broadcast_like(s->b, s->finite, now), now, old);
 }
 
@@ -241,7 +245,7 @@ th_status th_pass_optimizer(const th_options *options, const th_trace *in, th_tr
   th_arena *a = th_context_arena(in->context);
   const th_graph *g = in->graphs[0];
   bool flush = options->phase == TH_PHASE_FLUSH;
-  step s = {.o = options, .r = th_rewrite_begin(in), .grad_scale = TH_NO_VALUE, .finite = TH_NO_VALUE};
+  step s = {.o = options, .r = th_rewrite_begin(in), .grad_scale = TH_NO_VALUE, .finite = TH_NO_VALUE, .inverse = TH_NO_VALUE};
   s.b = &s.r.b;
   if (flush && !options->accumulates) return TH_ERROR(INVALID_ARGUMENT, "a flush without accumulated gradients");
   if (options->world > 1 && th_mesh_axis_count(in->context) == 0) th_mesh_axis_add(in->context, "dp", options->world);
@@ -264,11 +268,13 @@ th_status th_pass_optimizer(const th_options *options, const th_trace *in, th_tr
     for (uint32_t k = 0; k < s.n_params; k++)
       if (s.params[k].grad != TH_NO_VALUE) write_back(&s, s.params[k].grad, s.params[k].accumulator_input);
   } else {
-    if (options->loss_scale) unscale(&s);
+    if (options->loss_scale) find_finite(&s);
     if (options->clip) {
       th_value norm = clip(&s);
       if (!s.b->status) add_output(&s.out, norm, (th_output){0});
     }
+    for (uint32_t k = 0; k < s.n_params && options->loss_scale && !options->clip; k++)
+      if (s.params[k].grad != TH_NO_VALUE) s.params[k].grad = unscaled(&s, s.params[k].grad);
     if (options->loss_scale) {
       th_value skipped = th_not(s.b, s.finite);
       if (!s.b->status) add_output(&s.out, skipped, (th_output){0});
