@@ -5,6 +5,7 @@ same on the reference executor, on as many ranks as the program is for.
 
 golden/<program>/capture.tir was captured from the program in PROGRAMS by thunder.compile or thunder.train_step."""
 import glob
+import math
 import os
 import re
 import sys
@@ -29,6 +30,8 @@ PROGRAMS = {
     "llama": ["train_step", "sgd", "momentum", "nesterov", "accumulates", "world=2"],
     "cnn": ["train_step", "adam", "amsgrad"],
     "updates": ["train_step", "sgd", "momentum", "clip", "target=cuda:simt"],
+    "loss-scale": ["train_step", "adamw", "clip", "weight_decay", "loss_scale", "target=cuda:simt"],
+    "loss-scale-ranks": ["train_step", "sgd", "momentum", "accumulates", "loss_scale", "world=2"],
 }
 LONG = ("gpt", "llama", "cnn")  # executed, but their texts after each pass are too long to be read
 
@@ -111,8 +114,8 @@ def same(before, after, what, tolerance=1e-5):
 def test_executed_before_and_after(program, ref):
     world, seen = world_of(program), 0
     for name, plan, before, after in chain(program, ref, read(path_of(program, "capture", "forward"))):
-        if name in ("grad", "forward", "backward", "optimizer"):
-            continue  # other inputs and outputs after than before: the tests below
+        if name in ("grad", "forward", "backward", "optimizer", "autocast"):
+            continue  # other inputs and outputs after than before: the tests below; with autocast another precision
         ranks = ranks_of(before, world)
         assert [i[1:] for i in inputs_of(before) if i[3] not in ("seed", "offset")] == [i[1:] for i in inputs_of(after) if i[3] not in ("seed", "offset")]
         same(ref.run(before, ranks, seed=11), ref.run(after, ranks, seed=11), f"{program} after {name} ({plan})")
@@ -141,7 +144,9 @@ def test_gradients_are_slopes(program, ref):
     fresh = [i for i, (kind, _) in enumerate(outputs_of(before)) if kind == "fresh" and primal[i].is_floating_point()]
     step = "train_step" in PROGRAMS[program]
     tangents = [torch.randn(primal[i].shape, generator=generator, dtype=torch.float64) for i in fresh] if not step else []
-    out = ref.run(after, base + tangents, seed=5)
+    scale = [torch.tensor(4.0), torch.tensor(2.0, dtype=torch.float64)][:("loss_scale" in PROGRAMS[program]) * (1 + ("accumulates" in PROGRAMS[program]))]
+    share = math.prod(s.item() for s in scale[:1]) / math.prod(s.item() for s in scale[1:])  # of the loss: scale / micro-batches
+    out = ref.run(after, base + tangents + scale, seed=5)
     kinds, checked = outputs_of(after), 0
     for o, (kind, which) in enumerate(kinds):
         if kind != "gradient":
@@ -152,7 +157,7 @@ def test_gradients_are_slopes(program, ref):
             results = ref.run(before, moved, seed=5)
             return results[fresh[0]] if step else sum((results[i] * t).sum() for i, t in zip(fresh, tangents))
         h = 1e-5
-        slope = (loss(h) - loss(-h)) / (2 * h)
+        slope = (loss(h) - loss(-h)) / (2 * h) * share
         torch.testing.assert_close((out[o] * direction).sum(), slope, rtol=2e-6, atol=2e-8, msg=lambda m: f"{program}, input {which}: {m}")
         checked += 1
     assert checked >= 2
@@ -200,6 +205,33 @@ def test_two_ranks_train_as_one(ref):
         torch.testing.assert_close(got[rank][1], norm, rtol=1e-5, atol=1e-6)
         for i, p in zip(by_input, params):
             torch.testing.assert_close(written[i], p.detach(), rtol=2e-5, atol=2e-6)
+
+
+def test_a_skipped_update_changes_nothing(ref):
+    """loss-scale-ranks, after the last pass: an infinity in one rank's batch, and on both all that an update writes is as it was, but for the
+    accumulators and the scale; without it nothing is."""
+    text = [after for *_, after in chain("loss-scale-ranks", ref, read(path_of("loss-scale-ranks", "capture", "forward")))][-1]
+    inputs = [kind for *_, kind in inputs_of(text)]
+    written = [(o, base) for o, (kind, base) in enumerate(outputs_of(text)) if kind == "written"]
+    scale, count = [i for i, kind in enumerate(inputs) if kind == "state"][0], [i for i, kind in enumerate(inputs) if kind == "state"][-1]
+    for planted in (False, True):
+        ranks = ranks_of(text, 2)
+        for rank in ranks:
+            rank[inputs.index("hyper")].fill_(2.0)  # micro-batches
+            backoff = rank[[i for i, kind in enumerate(inputs) if kind == "hyper"][-2]].item()
+        if planted:
+            ranks[1][inputs.index("user")].view(-1)[0] = float("inf")
+        for given, got in zip(ranks, ref.run(text, ranks, seed=1)):
+            assert got[1].item() is planted
+            for o, base in written:
+                if inputs[base] == "accumulator":
+                    assert not got[o].any()
+                elif base == count:
+                    assert got[o].item() == (0 if planted else 4)
+                elif base == scale:
+                    assert got[o].item() == pytest.approx(3 * backoff if planted else 3)
+                else:
+                    assert torch.equal(got[o], given[base]) is planted
 
 
 # ---- making the golden files ----
@@ -287,6 +319,9 @@ def captures():
     yield "llama", step(Llama(), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), F.mse_loss, torch.randn(2, 3, 8), torch.randn(2, 3, 8), accumulate=2)
     cnn = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 2))
     yield "updates", step(Five(), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), F.mse_loss, torch.randn(2, 3), torch.randn(2, 3), clip_grad_norm=1.0)
+    yield "loss-scale", step(Five(), torch.optim.AdamW, F.mse_loss, torch.randn(2, 3), torch.randn(2, 3), clip_grad_norm=1.0, precision="f16-mixed")
+    yield "loss-scale-ranks", step(nn.Linear(3, 2), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), F.mse_loss, torch.randn(4, 3), torch.randn(4, 2), accumulate=2,
+                                   precision="f16-mixed")
     yield "cnn", step(cnn, lambda p: torch.optim.Adam(p, amsgrad=True), F.mse_loss, torch.randn(2, 2, 4, 4), torch.randn(2, 2))
 
 
