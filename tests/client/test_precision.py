@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import thunder
 
-pytestmark = pytest.mark.quick
+quick = pytest.mark.quick
 HUGE = 5e307  # times a scale of 16 it is infinite in f64
 
 
@@ -180,6 +180,7 @@ def pair(kind, optimizer, planted, n=12, clip=None, accumulate=1, **settings):
     return (want, got), (a, b, oa, ob)
 
 
+@quick
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_skips_and_grows_as_grad_scaler(target, optimizer, clip):
@@ -198,6 +199,7 @@ def test_transformer(target):
     same_state(*models)
 
 
+@quick
 def test_buffers_that_a_skipped_step_did_not_begin(target):
     """With dampening a momentum buffer begins with the whole gradient: of the first step that counts."""
     runs, models = pair("mlp", "dampened", (0, 1, 4), n=8)
@@ -222,6 +224,7 @@ def test_accumulation(target, planted):
     same_state(*models)
 
 
+@quick
 @pytest.mark.parametrize("planted", [(), (4,)])
 def test_flush(target, planted):
     """Two micro-batches of an update of three: the average of two."""
@@ -241,6 +244,7 @@ def test_flush(target, planted):
     same_state(a, b, oa, ob)
 
 
+@quick
 def test_a_scale_that_stays(target):
     model = model_of("mlp", torch.float64)
     step = thunder.train_step(model, OPTIMIZERS["adam"](model.parameters()), loss_fn, precision="f16-mixed", loss_scale=1000)
@@ -378,10 +382,10 @@ def test_values(target, kind, optimizer, precision):
         e.zero_grad()
         mine = step(x, y)
         assert mine.dtype == loss.dtype
-        losses.append((mine.double() - exact_loss, loss.double() - exact_loss))
+        losses.append(((mine.double() - exact_loss).item(), (loss.double() - exact_loss).item()))
     if precision == "f16-mixed":
         assert step.scaler.state_dict() == scaler.state_dict()
-    our_error, their_error = torch.tensor(losses).square().mean(0).sqrt().tolist()
+    our_error, their_error = torch.tensor(losses, dtype=torch.float64).square().mean(0).sqrt().tolist()
     our_distance, their_distance = distance((ours, theirs), exact)
     print(f"{kind} {optimizer} {precision} {target}: losses {our_error:.1e} {their_error:.1e}, parameters {our_distance:.1e} {their_distance:.1e}")
     assert all(p.dtype == q.dtype for p, q in zip(ours.parameters(), theirs.parameters()))
@@ -395,22 +399,26 @@ def step_of(model=None, **options):
     return thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), loss_fn, **options)
 
 
+@quick
 @pytest.mark.parametrize("given, name", [("16-mixed", "f16-mixed"), ("f16", "f16-mixed"), ("bf16-true", "bf16"), ("32-true", "f32"), (torch.bfloat16, "bf16"), (16, "f16-mixed")])
 def test_names_that_others_use(given, name):
     with pytest.raises(ValueError, match=rf"want None .*'f32', 'f64', 'bf16', 'bf16-mixed' or 'f16-mixed'; here it is called '{name}'"):
         step_of(precision=given)
 
 
+@quick
 def test_bf16_takes_a_model_in_bfloat16():
     with pytest.raises(ValueError, match=r"precision='bf16': parameter up.weight is torch.float32; convert the model first: model.to\(torch.bfloat16\)"):
         step_of(precision="bf16")
 
 
+@quick
 def test_f16_takes_no_model_in_float16():
     with pytest.raises(ValueError, match="precision='f16-mixed': parameter up.weight is torch.float16.*keep the parameters in f32"):
         step_of(Mlp().half(), precision="f16-mixed")
 
 
+@quick
 @pytest.mark.parametrize("given, kind, message", [
     (0, ValueError, "loss_scale=0: want a number above 0"), (float("inf"), ValueError, "loss_scale=inf: want a number above 0"), (-2.0, ValueError, "above 0"),
     (1e39, ValueError, "that f32 holds"), ("dynamic", TypeError, "loss_scale is 'dynamic'; want None"), (True, TypeError, "loss_scale is True"),
@@ -420,12 +428,14 @@ def test_wrong_loss_scales(given, kind, message):
         step_of(precision="f16-mixed", loss_scale=given)
 
 
+@quick
 @pytest.mark.parametrize("precision", [None, "f32", "bf16-mixed"])
 def test_a_loss_scale_without_f16(precision):
     with pytest.raises(ValueError, match="loss_scale=1024.0: only precision='f16-mixed' scales the loss"):
         step_of(precision=precision, loss_scale=1024.0)
 
 
+@quick
 def test_other_precisions_have_no_scaler():
     step = step_of(Mlp().to(torch.bfloat16), precision="bf16")
     assert step.scaler is None and step.skipped is None

@@ -178,6 +178,12 @@ def gpt_bf16():
 
 
 @program
+def gpt_f16():
+    x = tokens(2, 128)
+    yield step(Gpt(), torch.optim.AdamW, token_loss, x, x, clip_grad_norm=1.0, precision="f16-mixed", accumulate=2)
+
+
+@program
 def llama():
     x = tokens(2, 64)
     yield step(Llama(), torch.optim.AdamW, token_loss, x, x)

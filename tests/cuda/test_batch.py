@@ -116,12 +116,12 @@ def main_of(text):
     return text[:text.index("\n}")].splitlines()
 
 
-def dumped(monkeypatch, tmp_path, target, **options):
+def dumped(monkeypatch, tmp_path, target, rows=4, **options):
     """The folder of the job of one step, with what each pass made of it where it was compiled here."""
     monkeypatch.setenv("THUNDER_TARGET", target)
     monkeypatch.setenv("THUNDER_DUMP", str(tmp_path))
     try:
-        list(run(Net(), OPTIMIZERS["adamw"], [(torch.randn(4, 5), torch.randn(4, 3))], 0.1, **options))  # of a size that is in no cache
+        list(run(Net(), OPTIMIZERS["adamw"], [(torch.randn(rows, 5), torch.randn(rows, 3))], 0.1, **options))  # of a size that is in no cache
     except (thunder.errors.CompileError, ValueError):
         pass  # NVRTC is not here, or no GPU: the job is written all the same
     jobs = [path for path, _, files in os.walk(tmp_path) if "job.bin" in files]
@@ -161,6 +161,36 @@ def places_of(line):
     types = re.findall(r"(bool|[a-z]+\d+)\[([\d, ]*)\] (?:host )?strides\([^)]*\) (\w+)", rest[rest.rfind("} :"):])
     size = {"bool": 1, "bf16": 2, "f16": 2, "f32": 4, "i64": 8, "f64": 8}
     return {name: size[dtype] * math.prod(int(n) for n in dims.split(", ") if n) for name, (dtype, dims, place) in zip(re.findall(r"%\d+", names), types) if place == "arena"}
+
+
+def test_plan_that_may_skip(monkeypatch, tmp_path):
+    """What f16-mixed adds to bf16-mixed: the counters of all parameters are one launch, written where they are; no copy, no memory to speak of."""
+    plans = []
+    for precision in ("bf16-mixed", "f16-mixed"):
+        (tmp_path / precision).mkdir()
+        plans.append(plan(dumped(monkeypatch, tmp_path / precision, "cuda:sm_90", rows=7, precision=precision)))
+    mixed, scaled = plans
+    n = sum(" parameter " in l for l in scaled)
+    counters = [l for l in scaled if f"batch: {n}}}" in l]
+    assert len(counters) == 1 and counters[0].count("f32[] strides() borrowed(") == n
+    launches, launches_scaled = (sum(" launch(" in l and "#executor(cuda)" in l for l in p) for p in (mixed, scaled))
+    assert launches_scaled < launches + n
+    assert sum(" copy(" in l for l in scaled) == sum(" copy(" in l for l in mixed)
+    arena, arena_scaled = (max(int(o) for l in p for o in re.findall(r"arena\((\d+)\)", l)) for p in (mixed, scaled))
+    assert arena_scaled <= arena + 128 * 8 * n
+
+
+def test_numbers_in_any_order_of_threads(monkeypatch):
+    """Bias corrections by a batch that has numbers alone: the same bits, whatever block comes first."""
+    monkeypatch.setenv("THUNDER_TARGET", "cuda:simt")
+    results = []
+    for seed in ("", "1", "2"):
+        monkeypatch.setenv("TH_SIMT_SEED", seed)
+        torch.manual_seed(0)
+        *_, (_, _, got, norm, _, other, _) = run(Net(), OPTIMIZERS["adamw"], data(3), 0.1, precision="f16-mixed")
+        results.append([got, norm, *(p.detach() for p in other.parameters())])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
 def test_compiles_for_a_gpu(monkeypatch, tmp_path):

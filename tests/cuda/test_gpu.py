@@ -167,6 +167,74 @@ def test_a_profiled_step_has_the_same_bits():
         torch.use_deterministic_algorithms(False)
 
 
+# ---- f16 ----
+
+def scaled_loss(y, target):
+    t, factor = target
+    return programs.token_loss(y, t) * factor
+
+
+def new_scaler():
+    return torch.amp.GradScaler("cuda", init_scale=256.0, growth_interval=4)
+
+
+@pytest.mark.parametrize("optimizer", [adamw, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9)], ids=["adamw", "sgd"])
+def test_f16_skips_and_grows_as_grad_scaler(optimizer):
+    """Twenty steps, replays of a graph from the third on; the losses of two of them are too large for float16."""
+    ours = model_of("gpt")
+    theirs = copy.deepcopy(ours)
+    o, p, scaler = optimizer(theirs), optimizer(ours), new_scaler()
+    step = thunder.train_step(ours, p, scaled_loss, clip_grad_norm=1.0, precision="f16-mixed", loss_scale=new_scaler())
+    for i, (x, y) in enumerate(batches(4) * 5):
+        factor = torch.tensor(1e30 if i in (7, 13) else 1.0, device="cuda")
+        with torch.autocast("cuda", torch.float16):
+            want = scaled_loss(theirs(x), (y, factor))
+        scaler.scale(want).backward()
+        scaler.unscale_(o)
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        scaler.step(o)
+        scaler.update()
+        o.zero_grad()
+        before = [t.clone() for t in ours.parameters()] if i in (7, 13) else None
+        got = step(x, (y, factor))
+        torch.testing.assert_close(got, want.detach(), rtol=1e-3, atol=0, msg=lambda m, i=i: f"step {i}: {m}")
+        assert step.scaler.state_dict() == scaler.state_dict(), i
+        assert step.skipped.item() is (before is not None)
+        assert before is None or all(torch.equal(b, t) for b, t in zip(before, ours.parameters()))
+    assert {p.state[t]["step"].item() for t in ours.parameters() if "step" in p.state[t]} == ({18.0} if optimizer is adamw else set())
+    assert not thunder.compile_stats(step).eager_pieces
+
+
+def test_f16_from_and_to_other_precisions():
+    """Counters of steps go to where the precision has them, and eager PyTorch goes on from there."""
+    model, (x, y) = model_of("gpt"), batches(1)[0]
+    optimizer, where = adamw(model), []
+    for precision in ("bf16-mixed", "f16-mixed", "bf16-mixed", "f16-mixed"):
+        step = thunder.train_step(model, optimizer, programs.token_loss, precision=precision, loss_scale=1024.0 if precision == "f16-mixed" else None)
+        for _ in range(3):
+            step(x, y)
+        where += {(s["step"].device.type, s["step"].item()) for s in optimizer.state.values()}
+    assert where == [("cpu", 3.0), ("cuda", 6.0), ("cpu", 9.0), ("cuda", 12.0)]
+    programs.token_loss(model(x), y).backward()
+    optimizer.step()
+    assert {s["step"].item() for s in optimizer.state.values()} == {13.0}
+
+
+def test_f16_waits_for_nothing():
+    """A step that may be skipped is launched as any other: the GPU decides."""
+    model, (x, y) = model_of("gpt"), batches(1)[0]
+    step = thunder.train_step(model, adamw(model), programs.token_loss, clip_grad_norm=1.0, precision="f16-mixed")
+    for _ in range(4):
+        step(x, y)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            step(x, y)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 # ---- thunder.compile ----
 
 @pytest.mark.parametrize("name", MODELS)

@@ -20,7 +20,7 @@ SHARED = 49152 + 1024 # bytes that a block may have without asking the driver fo
 FRAME = 40            # bytes of a thread in local memory: sine and cosine reduce large arguments there; a kernel that spills has more
 REGISTERS = 65536     # of a multiprocessor, given out by eights to each thread
 BLOCKS = 2            # that a multiprocessor has room for at least ...
-CROWDED = {"gpt", "gpt_bf16"}     # ... but for these programs: the random numbers of dropout, several times in a row's kernel, take more than 128 registers
+CROWDED = {"gpt", "gpt_bf16", "gpt_f16"} # ... but for these programs: the random numbers of dropout, several times in a row's kernel, take more than 128 registers
 
 
 @functools.cache
