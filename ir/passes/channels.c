@@ -6,7 +6,12 @@
  *   %m = reduce_sum(%y) {0, 2, 3}            ->      %m = reduce_sum(%l) {0, 1, 2}
  *   %z = add(%y, %y)      conv(%z, %v)               %a = add(%l, %l)       %z = transpose(%a) {0, 3, 1, 2}     conv(%z, %v)
  *
- * Ops that are not known here get the first form. */
+ * Ops that are not known here get the first form.
+ *
+ * In the second form a convolution with windows of one element is a matrix product, and so are its gradients; and channels that are no
+ * multiple of eight (an image's three) are filled up with zeros in the operands, where tensor cores compute and cuDNN would go without. */
+#include <string.h>
+
 #include "ir/executor.h"
 #include "ir/passes/passes.h"
 
@@ -14,6 +19,7 @@ typedef struct channels {
   const th_options *options;
   th_rewriter r;
   th_value *last; /* by value of the old trace: its value in the second form; TH_NO_VALUE: none yet */
+  th_value *full; /* by value of the old trace: its first form, its channels filled up; TH_NO_VALUE: none yet */
   th_context *c;
 } channels;
 
@@ -220,17 +226,103 @@ static bool barrier(channels *p, const th_op *op) {
   return true;
 }
 
-static bool wants(const channels *p, const th_op *op) {
-  if ((op->kind != TH_OP_conv && op->kind != TH_OP_conv_grad_x) || !is_image(p, op->result)) return false;
+/* ---- convolutions ---- */
+
+static bool all_are(const channels *p, const th_attr *list, int64_t value) {
+  for (uint32_t i = 0; i < list->count; i++)
+    if (!th_dim_is(p->c, list->ints[i], value)) return false;
+  return true;
+}
+
+static th_value matrix_of(channels *p, th_value w) { /* (O, C, 1, ...) as (O, C) */
+  return th_reshape(&p->r.b, first(p, w), old_type(p, w)->dims, 2);
+}
+
+/* Windows of one element, one after the other: a product over the channels. */
+static bool product(channels *p, const th_op *op) {
+  bool of_w = op->kind == TH_OP_conv_grad_w;
+  const th_type *w = old_type(p, of_w ? op->result : op->operands[1]);
+  uint32_t rank = w->rank, n = rank - 1;
+  int64_t channel = rank - 1, rows[TH_MAX_RANK];
+  for (uint32_t i = 2; i < rank; i++)
+    if (!th_dim_is(p->c, w->dims[i], 1)) return false;
+  if (!all_are(p, th_attr_get(op, "stride"), 1) || !all_are(p, th_attr_get(op, "padding"), 0) || th_attr_int(op, p->c, "groups") != 1) return false;
+  th_builder *b = &p->r.b;
+  if (of_w) {
+    for (uint32_t i = 0; i < n; i++) rows[i] = i;
+    th_value x = last(p, op->operands[0]), grad = last(p, op->operands[1]);
+    th_rewrite_map(&p->r, op->result, th_reshape(b, th_dot(b, grad, x, NULL, NULL, 0, rows, rows, n), w->dims, rank));
+    return true;
+  }
+  int64_t of_matrix = op->kind == TH_OP_conv;
+  th_value x = last(p, op->operands[0]), matrix = matrix_of(p, op->operands[1]);
+  p->last[op->result] = th_dot(b, x, matrix, NULL, NULL, 0, &channel, &of_matrix, 1);
+  return true;
+}
+
+enum { CHANNELS = 8 };
+
+/* Channels that are missing to a multiple of CHANNELS; 0 too where that is of no use. */
+static int64_t missing(const channels *p, const th_op *op) {
+  const th_type *x = old_type(p, op->operands[0]);
+  int64_t n;
+  if ((op->kind != TH_OP_conv && op->kind != TH_OP_conv_grad_w) || th_dtype_size(x->dtype) != 2 || th_attr_int(op, p->c, "groups") != 1 || !th_dim_is_const(p->c, x->dims[1], &n)) return 0;
+  return (CHANNELS - n % CHANNELS) % CHANNELS;
+}
+
+static th_value filled_up(channels *p, th_value x, uint32_t dim, int64_t more) {
+  const th_type *type = th_type_of(p->r.b.trace, x);
+  th_dim none[TH_MAX_RANK], high[TH_MAX_RANK];
+  for (uint32_t i = 0; i < type->rank; i++) none[i] = high[i] = th_dim_const(p->c, 0);
+  high[dim] = th_dim_const(p->c, more);
+  return th_pad(&p->r.b, x, th_const(&p->r.b, 0, type->dtype), none, high, none);
+}
+
+static th_value full_image(channels *p, th_value old, int64_t more) {
+  if (p->full[old] != TH_NO_VALUE) return p->full[old];
+  int64_t back[TH_MAX_RANK];
+  uint32_t rank = old_type(p, old)->rank;
+  for (uint32_t i = 0; i < rank; i++) back[i] = place_of(rank, i);
+  return p->full[old] = th_transpose(&p->r.b, filled_up(p, last(p, old), rank - 1, more), back);
+}
+
+static bool with_full_channels(channels *p, const th_op *op) {
+  int64_t more = missing(p, op);
+  th_attr attrs[5];
+  th_builder *b = &p->r.b;
+  if (!more) return false;
+  bool of_w = op->kind == TH_OP_conv_grad_w;
+  th_value operands[2] = {full_image(p, op->operands[0], more), of_w ? first(p, op->operands[1]) : filled_up(p, first(p, op->operands[1]), 1, more)};
+  memcpy(attrs, op->attrs, th_op_spec_get(op->kind)->n_attrs * sizeof *attrs);
+  if (of_w) {
+    th_dim shape[TH_MAX_RANK];
+    const th_attr *old = th_attr_get(op, "shape");
+    for (uint32_t i = 0; i < old->count; i++) shape[i] = i == 1 ? th_dim_add(p->c, old->ints[i], th_dim_const(p->c, more)) : old->ints[i];
+    attrs[th_op_attr_index(op->kind, "shape")] = th_make_ints(p->c, shape, old->count);
+  }
+  th_value made = th_build1(b, op->kind, operands, 2, attrs);
+  if (of_w && !b->status) made = th_slice_dim(b, made, 1, th_dim_const(p->c, 0), old_type(p, op->result)->dims[1], th_dim_const(p->c, 1));
+  th_rewrite_map(&p->r, op->result, made);
+  if (!of_w && !b->status) last(p, op->result);
+  return true;
+}
+
+static bool is_asked_for(const channels *p, const th_op *op) {
   for (uint32_t i = 0; i < p->options->n_executors; i++)
     if (p->options->executors[i]->channels_last && p->options->executors[i]->channels_last(p->options, p->r.from, op)) return true;
   return false;
+}
+
+static bool wants(const channels *p, const th_op *op) {
+  return (op->kind == TH_OP_conv || op->kind == TH_OP_conv_grad_x) && is_image(p, op->result) && is_asked_for(p, op);
 }
 
 static void rewrite(channels *p, const th_op *op) {
   th_rewrite_at(&p->r, op);
   if (op->kind == TH_OP_broadcast && is_image(p, op->result)) return; /* when it is read */
   if (pointwise(p, op) || reduction(p, op) || by_dimension(p, op) || window(p, op) || barrier(p, op)) return;
+  bool conv = wants(p, op) || (op->kind == TH_OP_conv_grad_w && is_image(p, op->result) && is_asked_for(p, op));
+  if (conv && (product(p, op) || with_full_channels(p, op))) return;
   for (uint32_t k = 0; k < op->n_operands; k++) first(p, op->operands[k]);
   th_rewrite_clone(&p->r, op);
   if (wants(p, op)) last(p, op->result);
@@ -246,7 +338,8 @@ th_status th_pass_channels(const th_options *options, const th_trace *in, th_tra
     return TH_OK;
   }
   p.last = TH_ARENA_ARRAY(th_context_arena(in->context), th_value, in->n_values);
-  for (size_t v = 0; v < in->n_values; v++) p.last[v] = TH_NO_VALUE;
+  p.full = TH_ARENA_ARRAY(th_context_arena(in->context), th_value, in->n_values);
+  for (size_t v = 0; v < in->n_values; v++) p.last[v] = p.full[v] = TH_NO_VALUE;
   for (uint32_t k = 1; k < in->n_graphs; k++) th_rewrite_graph(&p.r, k);
   p.r.b.graph = 0;
   for (size_t i = 0; i < g->n_ops && !p.r.b.status; i++) rewrite(&p, g->ops[i]);

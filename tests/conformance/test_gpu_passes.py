@@ -168,3 +168,41 @@ def test_what_is_made_of_two(ref, dtype, wide):
     inputs = random_inputs(text, torch.Generator().manual_seed(4))
     for x, y in zip(ref.run(text, inputs), ref.run(fused, inputs), strict=True):
         assert torch.equal(x, y)
+
+
+def conv(channels, kernel, stride, dtype):
+    """A convolution of x with w, and both gradients of it from itself."""
+    p, size = kernel // 2, 6 if stride == 1 else 3
+    attrs = f"stride: [{stride}, {stride}], padding: [{p}, {p}], dilation: [1, 1], groups: 1"
+    return f"""graph @0 "main" {{
+  %0 : {dtype}[2, {channels}, 6, 6] user
+  %1 : {dtype}[16, {channels}, {kernel}, {kernel}] user
+  %2 = conv(%0, %1) {{{attrs}}} : {dtype}[2, 16, {size}, {size}]
+  %3 = neg(%2) : {dtype}[2, 16, {size}, {size}]
+  %4 = conv_grad_x(%3, %1) {{shape: [2, {channels}, 6, 6], {attrs}}} : {dtype}[2, {channels}, 6, 6]
+  %5 = conv_grad_w(%0, %3) {{shape: [16, {channels}, {kernel}, {kernel}], {attrs}}} : {dtype}[16, {channels}, {kernel}, {kernel}]
+  return %2 fresh
+  return %4 fresh
+  return %5 fresh
+}}
+"""
+
+
+@pytest.mark.parametrize("channels, kernel, stride, dtype, left, dots, channels_left", [
+    (8, 1, 1, "bf16", 0, 3, set()),     # windows of one element: products
+    (5, 1, 1, "f32", 0, 3, set()),
+    (8, 1, 2, "bf16", 3, 0, {8}),       # but for strides
+    (8, 3, 1, "bf16", 3, 0, {8}),
+    (3, 3, 1, "bf16", 3, 0, {3, 8}),    # an image's channels: filled up for the convolution and the gradient of w
+    (3, 3, 1, "f32", 3, 0, {3})])
+def test_convolutions(ref, channels, kernel, stride, dtype, left, dots, channels_left):
+    text = conv(channels, kernel, stride, dtype)
+    after = ref.apply("channels", text, GPU)
+    calls = re.findall(r"(%\d+) = (conv\w*)\(([^)]*)\) .* : \w+\[([\d, ]+)\]", after)
+    assert len(calls) == left and after.count(" = dot(") == dots
+    shapes = dict(re.findall(r"(%\d+) (?:= .* )?: \w+\[([\d, ]+)\]", after))
+    seen = {int((shapes[operands.split(", ")[1]] if name == "conv" else dims).split(", ")[1]) for _, name, operands, dims in calls}
+    assert seen == channels_left
+    inputs = random_inputs(text, torch.Generator().manual_seed(6))
+    for x, y in zip(ref.run(text, inputs), ref.run(after, inputs), strict=True):
+        torch.testing.assert_close(y, x, rtol=1e-5 if dtype == "f32" else 1e-2, atol=1e-5 if dtype == "f32" else 1e-2)
