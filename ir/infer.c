@@ -325,6 +325,7 @@ static th_status infer_window(inference *f) {
   TH_TRY(ints_of(f, "dilation", n, &ignored));
   for (uint32_t i = 0; i < x->rank; i++) dims[i] = i < x->rank - n ? x->dims[i] : shape->ints[i - (x->rank - n)];
   TH_TRY(result_dims(f, x->dtype, dims, x->rank));
+  if (f->kind == TH_OP_window_max_grad && (type_in(f, 1)->dtype != TH_DTYPE_i64 || !th_type_same_shape(x, type_in(f, 1)))) return BAD(f, "the indices of %s are %s", show(f, x), show(f, type_in(f, 1)));
   return f->kind == TH_OP_window_max ? result_dims(f, TH_DTYPE_i64, dims, x->rank) : TH_OK;
 }
 
@@ -444,7 +445,7 @@ static th_status infer_prim(inference *f) {
     case TH_OP_argmax: case TH_OP_argmin: return infer_arg_reduce(f);
     case TH_OP_dot: return infer_dot(f);
     case TH_OP_conv: case TH_OP_conv_grad_x: case TH_OP_conv_grad_w: return infer_conv(f);
-    case TH_OP_window_max: case TH_OP_window_sum: case TH_OP_window_sum_grad: return infer_window(f);
+    case TH_OP_window_max: case TH_OP_window_sum: case TH_OP_window_sum_grad: case TH_OP_window_max_grad: return infer_window(f);
     case TH_OP_take: case TH_OP_scatter_add: return infer_take(f);
     case TH_OP_take_along: case TH_OP_scatter_add_along: case TH_OP_scatter_along: return infer_along(f);
     case TH_OP_all_reduce: return result_dims(f, type_in(f, 0)->dtype, type_in(f, 0)->dims, type_in(f, 0)->rank);

@@ -369,7 +369,9 @@ static const char *window_sum(th_gen *g, const th_op *op, const char *const *ind
   const th_attr *kernel = th_attr_get(op, "kernel"), *stride = th_attr_get(op, "stride"), *padding = th_attr_get(op, "padding"), *dilation = th_attr_get(op, "dilation");
   uint32_t n = kernel->count, first = x->rank - n;
   const char *inner[TH_MAX_RANK], *acc = th_gen_name(g, "a");
-  bool grad = op->kind == TH_OP_window_sum_grad;
+  bool to_largest = op->kind == TH_OP_window_max_grad, grad = op->kind == TH_OP_window_sum_grad || to_largest;
+  const th_type *result = th_type_of(g->t, op->result);
+  const char *here = to_largest ? th_gen_index(g, linear(g, result->dims + first, n, index + first)) : NULL;
   size_t mark = th_gen_mark(g);
   th_gen_line(g, "%s %s = 0;", th_gen_ctype(x->dtype), acc);
   for (uint32_t i = 0; i < first; i++) inner[i] = index[i];
@@ -385,6 +387,7 @@ static const char *window_sum(th_gen *g, const th_op *op, const char *const *ind
     th_gen_line(g, "if (%s < 0 || %s >= %s) continue;", q, q, th_gen_dim(g, x->dims[first + i]));
     inner[first + i] = q;
   }
+  if (to_largest) th_gen_line(g, "if (%s != %s) continue;", th_gen_element(g, op->operands[1], inner), here);
   th_gen_line(g, "%s += %s;", acc, th_gen_element(g, op->operands[0], inner));
   for (uint32_t i = 0; i < n; i++) th_gen_close(g);
   th_gen_forget(g, mark);
@@ -465,7 +468,7 @@ static const char *mapped(th_gen *g, const th_op *op, const char *const *index) 
     case TH_OP_pad: return padded(g, op, index);
     case TH_OP_concat: return concatenated(g, op, index);
     case TH_OP_take: case TH_OP_take_along: return taken(g, op, index);
-    case TH_OP_window_sum: case TH_OP_window_sum_grad: return window_sum(g, op, index);
+    case TH_OP_window_sum: case TH_OP_window_sum_grad: case TH_OP_window_max_grad: return window_sum(g, op, index);
     case TH_OP_dot: return contraction(g, op, index);
     default: return NULL;
   }

@@ -91,7 +91,7 @@ static th_status convolution(const th_ref_call *call) {
 
 static th_status window(const th_ref_call *call) {
   th_op_kind kind = call->op->kind;
-  bool transposed = kind == TH_OP_window_sum_grad;
+  bool to_largest = kind == TH_OP_window_max_grad, transposed = kind == TH_OP_window_sum_grad || to_largest;
   const th_ref_value *x = transposed ? call->out : call->in[0], *y = transposed ? call->in[0] : call->out;
   uint32_t n;
   const int64_t *kernel = th_ref_ints(call, "kernel", &n), *stride = th_ref_ints(call, "stride", NULL);
@@ -112,7 +112,7 @@ static th_status window(const th_ref_call *call) {
         inside = inside && xi[lead + i] >= 0 && xi[lead + i] < x->dims[lead + i];
         flat = flat * x->dims[lead + i] + xi[lead + i];
       }
-      if (!inside) continue;
+      if (!inside || (to_largest && flat != call->in[1]->cells[k].i)) continue;
       th_cell *cx = &x->cells[th_ref_at(x, xi)], *cy = &y->cells[k];
       if (transposed) {
         *cx = th_ref_combine(TH_OP_add, x->dtype, *cx, *cy);

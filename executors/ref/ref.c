@@ -134,7 +134,8 @@ static th_status compute(machine *m, const th_op *op, uint32_t rank) {
     case TH_OP_conv_grad_w:
     case TH_OP_window_max:
     case TH_OP_window_sum:
-    case TH_OP_window_sum_grad: status = th_ref_contraction(&call); break;
+    case TH_OP_window_sum_grad:
+    case TH_OP_window_max_grad: status = th_ref_contraction(&call); break;
     case TH_OP_take:
     case TH_OP_take_along:
     case TH_OP_scatter_add:

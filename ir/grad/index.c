@@ -207,28 +207,28 @@ void th__vjp_conv_grad_w(th_vjp *v) { /* (x, grad) */
   TO(1, conv_of(v, TH_OP_conv, X, G, v->in[1]));
 }
 
-static th_value window_attrs(th_vjp *v, th_op_kind kind, th_value shaped) {
+static th_value window_attrs(th_vjp *v, th_op_kind kind, th_value shaped, th_value at) {
   th_context *c = th_ctx(B);
   if (B->status) return TH_NO_VALUE;
   th_type t = th_rule_type(B, shaped);
   uint32_t n = attr(v, "kernel")->count;
   th_attr attrs[] = {*attr(v, "kernel"), *attr(v, "stride"), *attr(v, "padding"), *attr(v, "dilation"), th_make_ints(c, t.dims + t.rank - n, n)};
-  return th_build1(B, kind, &v->grad[0], 1, attrs);
+  return th_build1(B, kind, (th_value[]){v->grad[0], at}, at == TH_NO_VALUE ? 1 : 2, attrs);
 }
-void th__vjp_window_sum(th_vjp *v) { TO(0, window_attrs(v, TH_OP_window_sum_grad, X)); }
-void th__vjp_window_sum_grad(th_vjp *v) { TO(0, window_attrs(v, TH_OP_window_sum, X)); }
+void th__vjp_window_sum(th_vjp *v) { TO(0, window_attrs(v, TH_OP_window_sum_grad, X, TH_NO_VALUE)); }
+void th__vjp_window_sum_grad(th_vjp *v) { TO(0, window_attrs(v, TH_OP_window_sum, X, TH_NO_VALUE)); }
+void th__vjp_window_max(th_vjp *v) { TO(0, window_attrs(v, TH_OP_window_max_grad, X, v->out + 1)); }
 
-void th__vjp_window_max(th_vjp *v) { /* to where each largest was */
+void th__vjp_window_max_grad(th_vjp *v) { /* linear in the gradient: what stood where each largest was */
   th_context *c = th_ctx(B);
   th_type t = th_rule_type(B, X), tg = th_rule_type(B, G);
   uint32_t n = attr(v, "kernel")->count, lead = t.rank - n;
   th_dim in[TH_MAX_RANK], out[TH_MAX_RANK];
   for (uint32_t i = 0; i < lead; i++) in[i] = out[i] = t.dims[i];
-  in[lead] = th_dim_product(c, t.dims + lead, n);
-  out[lead] = th_dim_product(c, tg.dims + lead, n);
-  th_value at = th_reshape(B, v->out + 1, out, lead + 1), flat = th_reshape(B, G, out, lead + 1);
-  th_value zero = th_full(B, 0, t.dtype, in, lead + 1);
-  th_value y = th_build1(B, TH_OP_scatter_add_along, (th_value[]){zero, at, flat}, 3, (th_attr[]){th_make_int(c, lead)});
+  in[lead] = th_dim_product(c, tg.dims + lead, n);
+  out[lead] = th_dim_product(c, t.dims + lead, n);
+  th_value at = th_reshape(B, v->in[1], out, lead + 1), flat = th_reshape(B, G, in, lead + 1);
+  th_value y = th_build1(B, TH_OP_take_along, (th_value[]){flat, at}, 2, (th_attr[]){th_make_int(c, lead)});
   TO(0, th_reshape(B, y, t.dims, t.rank));
 }
 

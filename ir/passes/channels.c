@@ -19,6 +19,7 @@ typedef struct channels {
   const th_options *options;
   th_rewriter r;
   th_value *last; /* by value of the old trace: its value in the second form; TH_NO_VALUE: none yet */
+  th_value *places; /* by value of the old trace, of a window_max's indices: those in the second form, flat over (..., C); TH_NO_VALUE: none */
   th_value *full; /* by value of the old trace: its first form, its channels filled up; TH_NO_VALUE: none yet */
   th_context *c;
 } channels;
@@ -187,7 +188,9 @@ static bool by_dimension(channels *p, const th_op *op) {
 /* Windows over all but the first two dimensions: over all but the first, of extent 1 along the channels. */
 static bool window(channels *p, const th_op *op) {
   static const struct { const char *name; int64_t channels; } lists[] = {{"kernel", 1}, {"stride", 1}, {"padding", 0}, {"dilation", 1}};
-  if ((op->kind != TH_OP_window_max && op->kind != TH_OP_window_sum && op->kind != TH_OP_window_sum_grad) || !has_last(p, op->operands[0])) return false;
+  bool of_max = op->kind == TH_OP_window_max_grad;
+  if ((op->kind != TH_OP_window_max && op->kind != TH_OP_window_sum && op->kind != TH_OP_window_sum_grad && !of_max) || !has_last(p, op->operands[0])) return false;
+  if (of_max && p->places[op->operands[1]] == TH_NO_VALUE) return false;
   const th_type *x = old_type(p, op->operands[0]);
   uint32_t n = th_attr_get(op, "kernel")->count;
   th_attr attrs[5];
@@ -199,9 +202,10 @@ static bool window(channels *p, const th_op *op) {
     ints[n] = k < 4 ? th_dim_const(p->c, lists[k].channels) : x->dims[1];
     attrs[th_op_attr_index(op->kind, name)] = th_make_ints(p->c, ints, n + 1);
   }
-  again(p, op, &p->last[op->operands[0]], attrs);
+  th_value operands[2] = {p->last[op->operands[0]], of_max ? p->places[op->operands[1]] : TH_NO_VALUE};
+  again(p, op, operands, attrs);
   if (op->kind != TH_OP_window_max) return true;
-  th_value at = p->last[op->result + 1]; /* flat over (…, C) */
+  th_value at = p->places[op->result + 1] = p->last[op->result + 1];
   p->last[op->result + 1] = th_div(&p->r.b, at, th_broadcast_like(&p->r.b, th_const_dim(&p->r.b, x->dims[1], old_type(p, op->result + 1)->dtype), at));
   return true;
 }
@@ -339,11 +343,13 @@ th_status th_pass_channels(const th_options *options, const th_trace *in, th_tra
   }
   p.last = TH_ARENA_ARRAY(th_context_arena(in->context), th_value, in->n_values);
   p.full = TH_ARENA_ARRAY(th_context_arena(in->context), th_value, in->n_values);
-  for (size_t v = 0; v < in->n_values; v++) p.last[v] = p.full[v] = TH_NO_VALUE;
+  p.places = TH_ARENA_ARRAY(th_context_arena(in->context), th_value, in->n_values);
+  for (size_t v = 0; v < in->n_values; v++) p.last[v] = p.full[v] = p.places[v] = TH_NO_VALUE;
   for (uint32_t k = 1; k < in->n_graphs; k++) th_rewrite_graph(&p.r, k);
   p.r.b.graph = 0;
   for (size_t i = 0; i < g->n_ops && !p.r.b.status; i++) rewrite(&p, g->ops[i]);
   for (uint32_t o = 0; o < g->n_outputs && !p.r.b.status; o++) first(&p, g->outputs[o]);
   if (!p.r.b.status) th_rewrite_outputs(&p.r, 0);
-  return th_rewrite_finish(&p.r, out);
+  TH_TRY(th_rewrite_finish(&p.r, out));
+  return th_pass_dce(options, *out, out); /* places in the first form, where only the gradient asks for them */
 }

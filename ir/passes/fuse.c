@@ -99,7 +99,7 @@ static bool is_reduction(const th_op *op) { return op->kind >= TH_OP_reduce_sum 
 
 static bool is_alone(const th_op *op) {
   switch (op->kind) {
-    case TH_OP_argmax: case TH_OP_argmin: case TH_OP_cumsum: case TH_OP_window_max: case TH_OP_window_sum: case TH_OP_window_sum_grad: case TH_OP_scatter_add:
+    case TH_OP_argmax: case TH_OP_argmin: case TH_OP_cumsum: case TH_OP_window_max: case TH_OP_window_sum: case TH_OP_window_sum_grad: case TH_OP_window_max_grad: case TH_OP_scatter_add:
     case TH_OP_scatter_add_along: case TH_OP_scatter_along: case TH_OP_dot: case TH_OP_concat:
       return true;
     default: return false;

@@ -31,7 +31,7 @@ typedef struct chain {
 static bool is_heavy(const th_op *op) {
   switch (op->kind) {
     case TH_OP_dot: case TH_OP_conv: case TH_OP_conv_grad_x: case TH_OP_conv_grad_w: case TH_OP_scatter_add: case TH_OP_scatter_add_along:
-    case TH_OP_scatter_along: case TH_OP_window_max: case TH_OP_window_sum: case TH_OP_window_sum_grad: case TH_OP_cumsum: case TH_OP_concat:
+    case TH_OP_scatter_along: case TH_OP_window_max: case TH_OP_window_sum: case TH_OP_window_sum_grad: case TH_OP_window_max_grad: case TH_OP_cumsum: case TH_OP_concat:
     case TH_OP_argmax: case TH_OP_argmin: return true;
     default: return th_op_spec_get(op->kind)->level >= TH_LEVEL_REGION || th_op_spec_get(op->kind)->traits & TH_EFFECT;
   }
