@@ -102,3 +102,35 @@ class LM(nn.Module):
 
 def loss_fn(logits, y):
     return F.cross_entropy(logits.view(-1, logits.size(-1)).float(), y.view(-1))
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, inside, width, stride):
+        super().__init__()
+        outside = 4 * width
+        self.conv1, self.norm1 = nn.Conv2d(inside, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv3, self.norm3 = nn.Conv2d(width, outside, 1, bias=False), nn.BatchNorm2d(outside)
+        self.short = nn.Identity() if stride == 1 and inside == outside else nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+
+    def forward(self, x):
+        h = torch.relu(self.norm1(self.conv1(x)))
+        h = torch.relu(self.norm2(self.conv2(h)))
+        return torch.relu(self.norm3(self.conv3(h)) + self.short(x))
+
+
+class ResNet(nn.Module):
+    """ResNet-50's shape (He et al., 2015) by default; 1000 classes."""
+
+    def __init__(self, layers=(3, 4, 6, 3)):
+        super().__init__()
+        self.conv, self.norm, self.pool = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.MaxPool2d(3, 2, 1)
+        blocks, inside = [], 64
+        for i, n in enumerate(layers):
+            for k in range(n):
+                blocks.append(Bottleneck(inside, 64 << i, 2 if i and not k else 1))
+                inside = 256 << i
+        self.blocks, self.head = nn.Sequential(*blocks), nn.Linear(inside, 1000)
+
+    def forward(self, x):
+        return self.head(self.blocks(self.pool(torch.relu(self.norm(self.conv(x))))).mean((2, 3)))
