@@ -12,6 +12,9 @@
  * (ir/executor.h), reductions of columns and of everything join any group of their shape; what reads them is computed elsewhere. So is what
  * reads the sums of several groups: one kernel adds them all, and no sum waits for another.
  *
+ * Where kernels are of a GPU, parts of a value that are put into another place of a whole (slice, perhaps negated, then pad or concat: rotary
+ * embeddings, their gradients) are free as well: the kernel of the whole reads them at another index. It is never the one that makes the value.
+ *
  * Groups without reductions that read a value of their shape both, as the gradients of the two factors of a product do, become one in the end,
  * if the second could be computed where the first is: the value is read once.
  *
@@ -56,6 +59,7 @@ typedef struct fuser {
   size_t n_groups, groups_capacity;
   uint32_t *group_of;       /* by op; TH_NONE: free */
   uint32_t *position;       /* by value: its op; TH_NONE for inputs */
+  bool *moved;              /* by op: a part on its way into a whole, free */
   bool *late;               /* by op: known only when all elements of its group are (executors that keep such sums beside elements) */
   const th_executor *main;  /* that makes most kernels: the first one */
   users *users;             /* by value that is no free op's: who reads it, free ops looked through */
@@ -80,7 +84,10 @@ static bool is_unit_reshape(fuser *f, const th_op *op) {
   }
 }
 
+static bool is_moved(const fuser *f, const th_op *op) { return op->n_results == 1 && f->position[op->result] != TH_NONE && f->moved[f->position[op->result]]; }
+
 static bool is_free(fuser *f, const th_op *op) {
+  if (is_moved(f, op)) return true;
   return op->kind == TH_OP_const || op->kind == TH_OP_iota || op->kind == TH_OP_broadcast || (op->kind == TH_OP_reshape && is_unit_reshape(f, op));
 }
 
@@ -93,6 +100,50 @@ static th_value behind(fuser *f, th_value v) {
     v = op->n_operands ? op->operands[0] : TH_NO_VALUE;
   }
   return v;
+}
+
+/* Does `operand` come from group g at another index? */
+static bool is_moved_from(fuser *f, th_value operand, uint32_t g) {
+  bool moved = false;
+  th_value v = operand;
+  while (v != TH_NO_VALUE && op_of(f, v) && is_free(f, op_of(f, v))) {
+    const th_op *op = op_of(f, v);
+    moved |= is_moved(f, op);
+    v = op->n_operands ? op->operands[0] : TH_NO_VALUE;
+  }
+  return moved && v != TH_NO_VALUE && f->position[v] != TH_NONE && f->group_of[f->position[v]] == g;
+}
+
+static bool moves_from(fuser *f, const th_op *op, uint32_t g) {
+  for (uint32_t k = 0; k < op->n_operands; k++)
+    if (op->operands[k] != TH_NO_VALUE && is_moved_from(f, op->operands[k], g)) return true;
+  return false;
+}
+
+static void find_moved(fuser *f) {
+  bool *unread = TH_ARENA_ARRAY(f->a, bool, f->g->n_ops);
+  if (!f->main->keeps) return;
+  for (uint32_t i = 0; i < f->g->n_ops; i++) {
+    const th_op *op = f->g->ops[i], *from = op->n_operands == 1 ? op_of(f, op->operands[0]) : NULL;
+    uint32_t traits = th_op_spec_get(op->kind)->traits;
+    f->moved[i] = op->kind == TH_OP_slice || (from && traits & TH_POINTWISE && traits & TH_CHEAP && op->n_results == 1 && is_moved(f, from));
+    unread[i] = true;
+  }
+  for (uint32_t o = 0; o < f->g->n_outputs; o++)
+    if (f->position[f->g->outputs[o]] != TH_NONE) f->moved[f->position[f->g->outputs[o]]] = false;
+  for (uint32_t i = (uint32_t)f->g->n_ops; i-- > 0;) {
+    const th_op *op = f->g->ops[i];
+    f->moved[i] &= !unread[i];
+    bool whole = op->kind == TH_OP_pad || op->kind == TH_OP_concat || f->moved[i];
+    for (uint32_t k = 0; k < op->n_operands; k++) {
+      uint32_t at = op->operands[k] == TH_NO_VALUE ? TH_NONE : f->position[op->operands[k]];
+      if (at == TH_NONE) continue;
+      unread[at] = false;
+      if (!whole) f->moved[at] = false;
+    }
+  }
+  for (uint32_t i = 0; i < f->g->n_ops; i++) /* what is no longer of a part */
+    if (f->moved[i] && f->g->ops[i]->kind != TH_OP_slice) f->moved[i] = is_moved(f, op_of(f, f->g->ops[i]->operands[0]));
 }
 
 static bool is_reduction(const th_op *op) { return op->kind >= TH_OP_reduce_sum && op->kind <= TH_OP_reduce_all; }
@@ -122,7 +173,9 @@ static bool reduces_last(fuser *f, const th_op *op) {
 
 static kind kind_of(fuser *f, const th_op *op) {
   if (stays_outside(op)) return OUTSIDE;
-  if (is_alone(op)) return ALONE;
+  bool of_parts = false;
+  for (uint32_t k = 0; k < op->n_operands && op->kind == TH_OP_concat; k++) of_parts |= op_of(f, op->operands[k]) && is_moved(f, op_of(f, op->operands[k]));
+  if (is_alone(op) && !of_parts) return ALONE;
   if (!is_reduction(op) || !th_type_of(f->t, op->operands[0])->rank) return PLAIN;
   if (!th_type_of(f->t, op->result)->rank) return WHOLE;
   return reduces_last(f, op) ? ROWS : COLUMNS;
@@ -242,6 +295,8 @@ static bool joinable(fuser *f, uint32_t g, uint32_t other) {
   const group *x = &f->groups[g], *y = &f->groups[other];
   bool kinds = (x->kind == PLAIN || x->kind == ROWS) && (y->kind == PLAIN || y->kind == ROWS);
   if (x->kind == ROWS && y->kind == ROWS && !th_attr_equal(x->dims, y->dims)) return false;
+  for (size_t i = 0; i < x->n_ops && kinds; i++) kinds = !moves_from(f, f->g->ops[x->ops[i]], other);
+  for (size_t i = 0; i < y->n_ops && kinds; i++) kinds = !moves_from(f, f->g->ops[y->ops[i]], g);
   for (size_t i = 0; i < x->n_ops && y->n_late && kinds; i++) kinds = !reads_late(f, other, f->g->ops[x->ops[i]]);
   for (size_t i = 0; i < y->n_ops && x->n_late && kinds; i++) kinds = !reads_late(f, g, f->g->ops[y->ops[i]]);
   if (x->columns && (y->columns ? !reduces_alike(x->columns, y->columns) : y->rows && !mixes(f, y->rows, x->columns))) return false;
@@ -273,7 +328,7 @@ static void place(fuser *f, uint32_t at) {
   for (uint32_t i = 0; i < op->n_operands; i++) {
     uint32_t g = producer(f, op->operands[i]);
     if (g == TH_NONE || (best != TH_NONE && g <= best)) continue;
-    if (fits(f, g, at, k) && no_way_around(f, g, op, g)) best = g;
+    if (fits(f, g, at, k) && no_way_around(f, g, op, g) && !moves_from(f, op, g)) best = g;
   }
   if (best == TH_NONE) {
     group fresh = {.kind = k, .host = op->n_results && th_type_of(f->t, op->result)->host, .shape = *th_type_of(f->t, is_reduction(op) ? op->operands[0] : op->n_results ? op->result : op->operands[0])};
@@ -282,7 +337,7 @@ static void place(fuser *f, uint32_t at) {
   }
   for (uint32_t i = 0; i < op->n_operands && k == PLAIN; i++) {
     uint32_t g = op->operands[i] == TH_NO_VALUE ? TH_NONE : producer(f, op->operands[i]);
-    if (g != TH_NONE && g != best && joinable(f, best, g) && no_way_around(f, g, op, best)) join(f, best, g);
+    if (g != TH_NONE && g != best && joinable(f, best, g) && no_way_around(f, g, op, best) && !moves_from(f, op, g)) join(f, best, g);
   }
   group *x = &f->groups[best];
   bool sums = (k == COLUMNS || k == WHOLE) && f->main->keeps;
@@ -315,6 +370,7 @@ static void analyse(fuser *f) {
   for (size_t i = 0; i < f->t->n_values; i++) f->position[i] = TH_NONE;
   for (uint32_t i = 0; i < f->g->n_ops; i++)
     for (uint32_t k = 0; k < f->g->ops[i]->n_results; k++) f->position[f->g->ops[i]->result + k] = i;
+  find_moved(f);
   for (uint32_t i = 0; i < f->g->n_ops; i++) {
     f->group_of[i] = TH_NONE;
     if (is_free(f, f->g->ops[i])) continue;
@@ -607,6 +663,10 @@ static th_value outer_value(fuser *f, th_value v) {
 static th_status write_fusion(fuser *f, uint32_t g) {
   th_trace *to = f->r.b.trace;
   group *x = &f->groups[g];
+  bool read = false;
+  for (size_t i = 0; i < x->n_ops; i++)
+    for (uint32_t k = 0; k < f->g->ops[x->ops[i]]->n_results; k++) read |= is_read_outside(f, f->g->ops[x->ops[i]]->result + k, g);
+  if (!read) return TH_OK; /* its readers compute it themselves */
   body *b = TH_ARENA_NEW(f->a, body);
   *b = (body){.graph = (uint32_t)to->n_graphs, .group = g};
   f->now++;
@@ -665,6 +725,7 @@ th_status th_pass_fuse(const th_options *options, const th_trace *in, th_trace *
   f.main = th_main_executor(options);
   if (!f.main) return TH_ERROR(UNIMPLEMENTED, "no executor was given that makes kernels: nothing can take the regions of this trace");
   f.late = TH_ARENA_ARRAY(a, bool, f.g->n_ops);
+  f.moved = TH_ARENA_ARRAY(a, bool, f.g->n_ops);
   f.group_of = TH_ARENA_ARRAY(a, uint32_t, f.g->n_ops);
   f.position = TH_ARENA_ARRAY(a, uint32_t, in->n_values);
   f.users = TH_ARENA_ARRAY(a, users, in->n_values);

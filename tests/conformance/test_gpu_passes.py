@@ -206,3 +206,78 @@ def test_convolutions(ref, channels, kernel, stride, dtype, left, dots, channels
     inputs = random_inputs(text, torch.Generator().manual_seed(6))
     for x, y in zip(ref.run(text, inputs), ref.run(after, inputs), strict=True):
         torch.testing.assert_close(y, x, rtol=1e-5 if dtype == "f32" else 1e-2, atol=1e-5 if dtype == "f32" else 1e-2)
+
+
+# Rotary embedding of x, and its gradient from y.
+ROPE = """graph @0 "main" {
+  %0 : bf16[2, 4, 128, 16] user
+  %1 : bf16[128, 16] user
+  %2 : bf16[128, 16] user
+  %3 : bf16[2, 4, 128, 16] user
+  %4 = slice(%0) {start: [0, 0, 0, 8], limit: [2, 4, 128, 16], stride: [1, 1, 1, 1]} : bf16[2, 4, 128, 8]
+  %5 = neg(%4) : bf16[2, 4, 128, 8]
+  %6 = slice(%0) {start: [0, 0, 0, 0], limit: [2, 4, 128, 8], stride: [1, 1, 1, 1]} : bf16[2, 4, 128, 8]
+  %7 = concat(%5, %6) {dim: 3} : bf16[2, 4, 128, 16]
+  %8 = broadcast(%1) {shape: [2, 4, 128, 16], dims: [2, 3]} : bf16[2, 4, 128, 16]
+  %9 = broadcast(%2) {shape: [2, 4, 128, 16], dims: [2, 3]} : bf16[2, 4, 128, 16]
+  %10 = mul(%0, %8) : bf16[2, 4, 128, 16]
+  %11 = mul(%7, %9) : bf16[2, 4, 128, 16]
+  %12 = add(%10, %11) : bf16[2, 4, 128, 16]
+  %13 = mul(%3, %9) : bf16[2, 4, 128, 16]
+  %14 = const() {value: 0.0, dtype: bf16} : bf16[]
+  %15 = slice(%13) {start: [0, 0, 0, 0], limit: [2, 4, 128, 8], stride: [1, 1, 1, 1]} : bf16[2, 4, 128, 8]
+  %16 = neg(%15) : bf16[2, 4, 128, 8]
+  %17 = pad(%16, %14) {low: [0, 0, 0, 8], high: [0, 0, 0, 0], interior: [0, 0, 0, 0]} : bf16[2, 4, 128, 16]
+  %18 = slice(%13) {start: [0, 0, 0, 8], limit: [2, 4, 128, 16], stride: [1, 1, 1, 1]} : bf16[2, 4, 128, 8]
+  %19 = pad(%18, %14) {low: [0, 0, 0, 0], high: [0, 0, 0, 8], interior: [0, 0, 0, 0]} : bf16[2, 4, 128, 16]
+  %20 = add(%17, %19) : bf16[2, 4, 128, 16]
+  %21 = mul(%3, %8) : bf16[2, 4, 128, 16]
+  %22 = add(%20, %21) : bf16[2, 4, 128, 16]
+  return %12 fresh
+  return %22 fresh
+}
+"""
+
+
+def same(ref, before, after, seed):
+    inputs = random_inputs(before, torch.Generator().manual_seed(seed))
+    for x, y in zip(ref.run(before, inputs), ref.run(after, inputs), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_rotary_embedding(ref):
+    """A kernel each, which reads what it turns twice: here, and half a row away. On a CPU the halves are put together by a kernel of their own."""
+    fused = ref.apply("fuse", ROPE, GPU)
+    assert [(operands, len(results)) for operands, results in fusions(fused)] == [(["%0", "%1", "%2"], 1), (["%3", "%2", "%1"], 1)]
+    same(ref, ROPE, fused, 7)
+    assert len(fusions(ref.apply("fuse", ROPE, CPU))) > 2
+
+
+@pytest.mark.parametrize("old, new, results", [
+    ("return %22 fresh", "return %22 fresh\n  return %5 fresh", 3),        # a part that is an output
+    ("return %22 fresh", "return %22 fresh\n  return %16 fresh", 4),
+    ("return %22 fresh", "return %22 fresh\n  return %13 fresh", 3),       # the whole is stored: what turns it is a kernel after it
+    ("%13 = mul(%3, %9)", "%13 = add(%12, %9)", 2)])                        # it waits for the first one's result
+def test_rotary_embedding_otherwise(ref, old, new, results):
+    text = ROPE.replace(old, new.replace("\\\\n", "\\n"))
+    assert text != ROPE
+    fused = ref.apply("fuse", text, GPU)
+    assert sum(len(made) for _, made in fusions(fused)) == results
+    same(ref, text, fused, 8)
+
+
+def test_a_value_and_its_parts_are_two_kernels(ref):
+    """exp(x) is too little to store and too much to read where its neighbour writes: small values are stored, then read at another index."""
+    text = """graph @0 "main" {
+  %0 : f32[4, 8] user
+  %1 = const() {value: 0.0, dtype: f32} : f32[]
+  %2 = exp(%0) : f32[4, 8]
+  %3 = slice(%2) {start: [0, 1], limit: [4, 8], stride: [1, 1]} : f32[4, 7]
+  %4 = pad(%3, %1) {low: [0, 0], high: [0, 1], interior: [0, 0]} : f32[4, 8]
+  %5 = add(%2, %4) : f32[4, 8]
+  return %5 fresh
+}
+"""
+    fused = ref.apply("fuse", text, GPU)
+    assert [len(operands) for operands, _ in fusions(fused)] == [1, 1]
+    same(ref, text, fused, 9)
