@@ -25,126 +25,9 @@
  * two of its ops, the first part as long as it may be. */
 #include <string.h>
 
-#include "ir/executor.h"
-#include "ir/passes/passes.h"
+#include "ir/passes/fuse.h"
 
-typedef enum kind { OUTSIDE, PLAIN, ROWS, COLUMNS, WHOLE, ALONE } kind;
-enum { MAX_OPS = 256, MAX_RESULTS = 64 /* executors/cpu/codegen.c */, MAX_OPERANDS = 1024, MAX_SUMS = 16 /* executors/cuda/cuda.h */ };
-_Static_assert(3 * MAX_OPS <= MAX_OPERANDS, "an op that others join reads three values at most");
-
-typedef struct group {
-  kind kind;
-  th_type shape, kept;      /* domain; what its reductions keep */
-  const th_attr *dims;      /* of its reductions */
-  size_t n_ops, ops_capacity, n_deps, deps_capacity;
-  uint32_t *ops, *deps;     /* positions in graph 0, rising; groups it reads from */
-  uint32_t mark;            /* of a search */
-  bool written;             /* already in the new trace */
-  bool host;                /* numbers in host memory */
-  bool slow;                /* a number on a device, and not a cheap one */
-  const th_op *rows, *columns; /* its first reduction of rows; of columns or of everything */
-  uint32_t n_late;          /* ops whose results are known only when all elements are: reductions of columns and of everything */
-  uint32_t into;            /* the group it became part of, plus 1; 0: it is one of its own */
-} group;
-
-typedef struct users { uint32_t *ops; size_t n, capacity; bool leaves; } users;
-
-typedef struct fuser {
-  const th_options *options;
-  const th_trace *t;
-  th_context *c;
-  th_arena *a;
-  const th_graph *g;
-  group *groups;
-  size_t n_groups, groups_capacity;
-  uint32_t *group_of;       /* by op; TH_NONE: free */
-  uint32_t *position;       /* by value: its op; TH_NONE for inputs */
-  bool *moved;              /* by op: a part on its way into a whole, free */
-  bool *late;               /* by op: known only when all elements of its group are (executors that keep such sums beside elements) */
-  const th_executor *main;  /* that makes most kernels: the first one */
-  users *users;             /* by value that is no free op's: who reads it, free ops looked through */
-  uint32_t search;
-  th_rewriter r;
-  th_value *local, *operand; /* by value: its copy in the body being written; the body's operand that is it or a barrier on it; */
-  uint32_t *stamp, *operand_stamp, now; /* where these say `now` */
-  uint8_t *again;           /* by value: do readers in other groups compute it themselves? 0: not asked yet, 1: yes, 2: no */
-  bool *needed;             /* by value: read by such a copy in another group */
-} fuser;
-
-/* ---- what is free ---- */
-
-static bool is_unit_reshape(fuser *f, const th_op *op) {
-  const th_type *x = th_type_of(f->t, op->operands[0]), *y = th_type_of(f->t, op->result);
-  uint32_t i = 0, k = 0;
-  for (;;) {
-    while (i < x->rank && th_dim_is(f->c, x->dims[i], 1)) i++;
-    while (k < y->rank && th_dim_is(f->c, y->dims[k], 1)) k++;
-    if (i == x->rank || k == y->rank) return i == x->rank && k == y->rank;
-    if (x->dims[i++] != y->dims[k++]) return false;
-  }
-}
-
-static bool is_moved(const fuser *f, const th_op *op) { return op->n_results == 1 && f->position[op->result] != TH_NONE && f->moved[f->position[op->result]]; }
-
-static bool is_free(fuser *f, const th_op *op) {
-  if (is_moved(f, op)) return true;
-  return op->kind == TH_OP_const || op->kind == TH_OP_iota || op->kind == TH_OP_broadcast || (op->kind == TH_OP_reshape && is_unit_reshape(f, op));
-}
-
-static th_op *op_of(fuser *f, th_value v) { return f->t->values[v].def; }
-
-/* The value behind free ops; TH_NO_VALUE when there is none (a constant). */
-static th_value behind(fuser *f, th_value v) {
-  while (v != TH_NO_VALUE && op_of(f, v) && is_free(f, op_of(f, v))) {
-    const th_op *op = op_of(f, v);
-    v = op->n_operands ? op->operands[0] : TH_NO_VALUE;
-  }
-  return v;
-}
-
-/* Does `operand` come from group g at another index? */
-static bool is_moved_from(fuser *f, th_value operand, uint32_t g) {
-  bool moved = false;
-  th_value v = operand;
-  while (v != TH_NO_VALUE && op_of(f, v) && is_free(f, op_of(f, v))) {
-    const th_op *op = op_of(f, v);
-    moved |= is_moved(f, op);
-    v = op->n_operands ? op->operands[0] : TH_NO_VALUE;
-  }
-  return moved && v != TH_NO_VALUE && f->position[v] != TH_NONE && f->group_of[f->position[v]] == g;
-}
-
-static bool moves_from(fuser *f, const th_op *op, uint32_t g) {
-  for (uint32_t k = 0; k < op->n_operands; k++)
-    if (op->operands[k] != TH_NO_VALUE && is_moved_from(f, op->operands[k], g)) return true;
-  return false;
-}
-
-static void find_moved(fuser *f) {
-  bool *unread = TH_ARENA_ARRAY(f->a, bool, f->g->n_ops);
-  if (!f->main->keeps) return;
-  for (uint32_t i = 0; i < f->g->n_ops; i++) {
-    const th_op *op = f->g->ops[i], *from = op->n_operands == 1 ? op_of(f, op->operands[0]) : NULL;
-    uint32_t traits = th_op_spec_get(op->kind)->traits;
-    f->moved[i] = op->kind == TH_OP_slice || (from && traits & TH_POINTWISE && traits & TH_CHEAP && op->n_results == 1 && is_moved(f, from));
-    unread[i] = true;
-  }
-  for (uint32_t o = 0; o < f->g->n_outputs; o++)
-    if (f->position[f->g->outputs[o]] != TH_NONE) f->moved[f->position[f->g->outputs[o]]] = false;
-  for (uint32_t i = (uint32_t)f->g->n_ops; i-- > 0;) {
-    const th_op *op = f->g->ops[i];
-    f->moved[i] &= !unread[i];
-    bool whole = op->kind == TH_OP_pad || op->kind == TH_OP_concat || f->moved[i];
-    for (uint32_t k = 0; k < op->n_operands; k++) {
-      uint32_t at = op->operands[k] == TH_NO_VALUE ? TH_NONE : f->position[op->operands[k]];
-      if (at == TH_NONE) continue;
-      unread[at] = false;
-      if (!whole) f->moved[at] = false;
-    }
-  }
-  for (uint32_t i = 0; i < f->g->n_ops; i++) /* what is no longer of a part */
-    if (f->moved[i] && f->g->ops[i]->kind != TH_OP_slice) f->moved[i] = is_moved(f, op_of(f, f->g->ops[i]->operands[0]));
-}
+/* ---- kinds ---- */
 
 static bool is_reduction(const th_op *op) { return op->kind >= TH_OP_reduce_sum && op->kind <= TH_OP_reduce_all; }
 
@@ -174,7 +57,7 @@ static bool reduces_last(fuser *f, const th_op *op) {
 static kind kind_of(fuser *f, const th_op *op) {
   if (stays_outside(op)) return OUTSIDE;
   bool of_parts = false;
-  for (uint32_t k = 0; k < op->n_operands && op->kind == TH_OP_concat; k++) of_parts |= op_of(f, op->operands[k]) && is_moved(f, op_of(f, op->operands[k]));
+  for (uint32_t k = 0; k < op->n_operands && op->kind == TH_OP_concat; k++) of_parts |= op_of(f, op->operands[k]) && th__fuse_is_moved(f, op_of(f, op->operands[k]));
   if (is_alone(op) && !of_parts) return ALONE;
   if (!is_reduction(op) || !th_type_of(f->t, op->operands[0])->rank) return PLAIN;
   if (!th_type_of(f->t, op->result)->rank) return WHOLE;
@@ -183,14 +66,14 @@ static kind kind_of(fuser *f, const th_op *op) {
 
 /* ---- groups ---- */
 
-static uint32_t whole(const fuser *f, uint32_t g) {
+uint32_t th__fuse_whole(const fuser *f, uint32_t g) {
   while (f->groups[g].into) g = f->groups[g].into - 1;
   return g;
 }
 
-static void add_dep(fuser *f, uint32_t g, uint32_t on) {
+void th__fuse_add_dep(fuser *f, uint32_t g, uint32_t on) {
   group *x = &f->groups[g];
-  on = whole(f, on);
+  on = th__fuse_whole(f, on);
   if (on == g) return;
   for (size_t i = 0; i < x->n_deps; i++)
     if (x->deps[i] == on) return;
@@ -198,7 +81,7 @@ static void add_dep(fuser *f, uint32_t g, uint32_t on) {
 }
 
 static bool reaches(fuser *f, uint32_t from, uint32_t to) { /* does `from` read, in the end, from `to`? */
-  from = whole(f, from);
+  from = th__fuse_whole(f, from);
   if (from == to) return true;
   group *x = &f->groups[from];
   if (x->mark == f->search) return false;
@@ -209,7 +92,7 @@ static bool reaches(fuser *f, uint32_t from, uint32_t to) { /* does `from` read,
 }
 
 static uint32_t producer(fuser *f, th_value operand) { /* group behind an operand; TH_NONE for inputs and constants */
-  th_value v = behind(f, operand);
+  th_value v = th__fuse_behind(f, operand);
   return v == TH_NO_VALUE || f->position[v] == TH_NONE ? TH_NONE : f->group_of[f->position[v]];
 }
 
@@ -229,7 +112,7 @@ static bool read_only_by(fuser *f, const group *x, uint32_t op, uint32_t g) {
 /* Does `op` read in group g what its kernel knows only at the end? */
 static bool reads_late(fuser *f, uint32_t g, const th_op *op) {
   for (uint32_t i = 0; i < op->n_operands; i++) {
-    th_value v = op->operands[i] == TH_NO_VALUE ? TH_NO_VALUE : behind(f, op->operands[i]);
+    th_value v = op->operands[i] == TH_NO_VALUE ? TH_NO_VALUE : th__fuse_behind(f, op->operands[i]);
     uint32_t at = v == TH_NO_VALUE ? TH_NONE : f->position[v];
     if (at != TH_NONE && f->late[at] && f->group_of[at] == g) return true;
   }
@@ -285,7 +168,7 @@ static bool no_way_around(fuser *f, uint32_t g, const th_op *op, uint32_t beside
 static bool around(fuser *f, uint32_t g, uint32_t other) { /* a way from g back to `other` through a third group */
   f->search++;
   for (size_t i = 0; i < f->groups[g].n_deps; i++) {
-    uint32_t d = whole(f, f->groups[g].deps[i]);
+    uint32_t d = th__fuse_whole(f, f->groups[g].deps[i]);
     if (d != g && d != other && reaches(f, d, other)) return true;
   }
   return false;
@@ -295,8 +178,8 @@ static bool joinable(fuser *f, uint32_t g, uint32_t other) {
   const group *x = &f->groups[g], *y = &f->groups[other];
   bool kinds = (x->kind == PLAIN || x->kind == ROWS) && (y->kind == PLAIN || y->kind == ROWS);
   if (x->kind == ROWS && y->kind == ROWS && !th_attr_equal(x->dims, y->dims)) return false;
-  for (size_t i = 0; i < x->n_ops && kinds; i++) kinds = !moves_from(f, f->g->ops[x->ops[i]], other);
-  for (size_t i = 0; i < y->n_ops && kinds; i++) kinds = !moves_from(f, f->g->ops[y->ops[i]], g);
+  for (size_t i = 0; i < x->n_ops && kinds; i++) kinds = !th__fuse_moves_from(f, f->g->ops[x->ops[i]], other);
+  for (size_t i = 0; i < y->n_ops && kinds; i++) kinds = !th__fuse_moves_from(f, f->g->ops[y->ops[i]], g);
   for (size_t i = 0; i < x->n_ops && y->n_late && kinds; i++) kinds = !reads_late(f, other, f->g->ops[x->ops[i]]);
   for (size_t i = 0; i < y->n_ops && x->n_late && kinds; i++) kinds = !reads_late(f, g, f->g->ops[y->ops[i]]);
   if (x->columns && (y->columns ? !reduces_alike(x->columns, y->columns) : y->rows && !mixes(f, y->rows, x->columns))) return false;
@@ -318,7 +201,7 @@ static void join(fuser *f, uint32_t g, uint32_t other) {
   x->n_late += y->n_late;
   y->into = g + 1;
   y->n_ops = 0;
-  for (size_t i = 0; i < y->n_deps; i++) add_dep(f, g, y->deps[i]);
+  for (size_t i = 0; i < y->n_deps; i++) th__fuse_add_dep(f, g, y->deps[i]);
 }
 
 static void place(fuser *f, uint32_t at) {
@@ -328,7 +211,7 @@ static void place(fuser *f, uint32_t at) {
   for (uint32_t i = 0; i < op->n_operands; i++) {
     uint32_t g = producer(f, op->operands[i]);
     if (g == TH_NONE || (best != TH_NONE && g <= best)) continue;
-    if (fits(f, g, at, k) && no_way_around(f, g, op, g) && !moves_from(f, op, g)) best = g;
+    if (fits(f, g, at, k) && no_way_around(f, g, op, g) && !th__fuse_moves_from(f, op, g)) best = g;
   }
   if (best == TH_NONE) {
     group fresh = {.kind = k, .host = op->n_results && th_type_of(f->t, op->result)->host, .shape = *th_type_of(f->t, is_reduction(op) ? op->operands[0] : op->n_results ? op->result : op->operands[0])};
@@ -337,7 +220,7 @@ static void place(fuser *f, uint32_t at) {
   }
   for (uint32_t i = 0; i < op->n_operands && k == PLAIN; i++) {
     uint32_t g = op->operands[i] == TH_NO_VALUE ? TH_NONE : producer(f, op->operands[i]);
-    if (g != TH_NONE && g != best && joinable(f, best, g) && no_way_around(f, g, op, best) && !moves_from(f, op, g)) join(f, best, g);
+    if (g != TH_NONE && g != best && joinable(f, best, g) && no_way_around(f, g, op, best) && !th__fuse_moves_from(f, op, g)) join(f, best, g);
   }
   group *x = &f->groups[best];
   bool sums = (k == COLUMNS || k == WHOLE) && f->main->keeps;
@@ -355,12 +238,12 @@ static void place(fuser *f, uint32_t at) {
   TH_PUSH(f->a, x->ops, x->n_ops, x->ops_capacity, at);
   for (uint32_t i = 0; i < op->n_operands; i++) {
     uint32_t from = op->operands[i] == TH_NO_VALUE ? TH_NONE : producer(f, op->operands[i]);
-    if (from != TH_NONE) add_dep(f, best, from);
+    if (from != TH_NONE) th__fuse_add_dep(f, best, from);
   }
 }
 
 static void note_user(fuser *f, th_value v, uint32_t op) {
-  v = behind(f, v);
+  v = th__fuse_behind(f, v);
   if (v == TH_NO_VALUE) return;
   users *u = &f->users[v];
   TH_PUSH(f->a, u->ops, u->n, u->capacity, op);
@@ -370,23 +253,23 @@ static void analyse(fuser *f) {
   for (size_t i = 0; i < f->t->n_values; i++) f->position[i] = TH_NONE;
   for (uint32_t i = 0; i < f->g->n_ops; i++)
     for (uint32_t k = 0; k < f->g->ops[i]->n_results; k++) f->position[f->g->ops[i]->result + k] = i;
-  find_moved(f);
+  th__fuse_find_moved(f);
   for (uint32_t i = 0; i < f->g->n_ops; i++) {
     f->group_of[i] = TH_NONE;
-    if (is_free(f, f->g->ops[i])) continue;
+    if (th__fuse_is_free(f, f->g->ops[i])) continue;
     for (uint32_t k = 0; k < f->g->ops[i]->n_operands; k++)
       if (f->g->ops[i]->operands[k] != TH_NO_VALUE) note_user(f, f->g->ops[i]->operands[k], i);
   }
   for (uint32_t i = 0; i < f->g->n_outputs; i++) {
-    th_value v = behind(f, f->g->outputs[i]);
+    th_value v = th__fuse_behind(f, f->g->outputs[i]);
     if (v != TH_NO_VALUE) f->users[v].leaves = true;
   }
   uint32_t effect = TH_NONE;
   for (uint32_t i = 0; i < f->g->n_ops; i++) {
-    if (is_free(f, f->g->ops[i])) continue;
+    if (th__fuse_is_free(f, f->g->ops[i])) continue;
     place(f, i);
     if (!(th_op_spec_get(f->g->ops[i]->kind)->traits & TH_EFFECT)) continue;
-    if (effect != TH_NONE) add_dep(f, f->group_of[i], effect);
+    if (effect != TH_NONE) th__fuse_add_dep(f, f->group_of[i], effect);
     effect = f->group_of[i];
   }
 }
@@ -402,7 +285,7 @@ static uint32_t ready(fuser *f, uint32_t g) {
   const group *x = &f->groups[g];
   uint32_t at = 0;
   for (size_t i = 0; i < x->n_deps; i++) {
-    uint32_t d = whole(f, x->deps[i]);
+    uint32_t d = th__fuse_whole(f, x->deps[i]);
     bool view = f->groups[d].kind == OUTSIDE && th_op_spec_get(f->g->ops[f->groups[d].ops[0]]->kind)->level < TH_LEVEL_REGION;
     uint32_t there = d == g ? 0 : view ? ready(f, d) : last_op(&f->groups[d]) + 1;
     if (there > at) at = there;
@@ -418,114 +301,15 @@ static bool are_siblings(fuser *f, uint32_t g, uint32_t other, const th_type *ty
 static void join_siblings(fuser *f) {
   for (uint32_t at = 0; at < f->g->n_ops; at++) {
     const th_op *op = f->g->ops[at];
-    if (is_free(f, op)) continue;
+    if (th__fuse_is_free(f, op)) continue;
     for (uint32_t k = 0; k < op->n_results; k++) {
       const users *u = &f->users[op->result + k];
       if (!th_type_of(f->t, op->result + k)->rank) continue;
       for (size_t i = 0; i < u->n; i++)
         for (size_t n = i + 1; n < u->n; n++) {
-          uint32_t g = whole(f, f->group_of[u->ops[i]]), other = whole(f, f->group_of[u->ops[n]]);
+          uint32_t g = th__fuse_whole(f, f->group_of[u->ops[i]]), other = th__fuse_whole(f, f->group_of[u->ops[n]]);
           if (are_siblings(f, g, other, th_type_of(f->t, op->result + k))) join(f, g, other);
         }
-    }
-  }
-}
-
-/* ---- what is computed again ---- */
-
-enum { MAX_AGAIN_OPS = 24, MAX_AGAIN_LEAVES = 16, MAX_AGAIN_COSTLY = 3, AGAIN_FROM = 4096 /* elements */ };
-
-typedef struct chain {
-  uint32_t ops[MAX_AGAIN_OPS], n_ops, n_costly, n_leaves; /* positions */
-  th_value leaves[MAX_AGAIN_LEAVES];
-} chain;
-
-static bool is_kernel(const fuser *f, uint32_t g) { return f->groups[g].kind != OUTSIDE && f->groups[g].kind != ALONE && !f->groups[g].host; }
-
-static int64_t numel_of(fuser *f, th_value v) {
-  int64_t low, high;
-  th_dim_bounds(f->c, th_type_numel(f->c, th_type_of(f->t, v)), &low, &high);
-  return high == INT64_MAX ? low : high;
-}
-
-static bool crosses(fuser *f, th_value v) { /* is it read outside of its group? */
-  const users *u = &f->users[v];
-  for (size_t i = 0; i < u->n; i++)
-    if (f->group_of[u->ops[i]] != f->group_of[f->position[v]]) return true;
-  return u->leaves;
-}
-
-static bool is_again(fuser *f, th_value v);
-
-static bool is_stored(fuser *f, th_value v) {
-  if (f->position[v] == TH_NONE || !is_kernel(f, f->group_of[f->position[v]]) || f->users[v].leaves) return true;
-  for (size_t i = 0; i < f->users[v].n; i++)
-    if (!is_kernel(f, f->group_of[f->users[v].ops[i]])) return true;
-  return crosses(f, v) && !is_again(f, v);
-}
-
-/* The ops that make v out of values that are stored (leaves), or could be at little cost. */
-static bool follow(fuser *f, th_value v, int64_t numel, chain *out) {
-  const th_op *op = op_of(f, v);
-  uint32_t at = f->position[v];
-  for (uint32_t i = 0; i < out->n_ops; i++)
-    if (out->ops[i] == at) return true;
-  uint32_t traits = th_op_spec_get(op->kind)->traits;
-  if (out->n_ops == MAX_AGAIN_OPS || op->n_results != 1 || !(traits & TH_POINTWISE)) return false;
-  if (!(traits & TH_CHEAP) && ++out->n_costly > MAX_AGAIN_COSTLY) return false;
-  out->ops[out->n_ops++] = at;
-  for (uint32_t k = 0; k < op->n_operands; k++) {
-    th_value w = behind(f, op->operands[k]);
-    if (w == TH_NO_VALUE) continue;
-    bool leaf = is_stored(f, w) || (!(th_op_spec_get(op_of(f, w)->kind)->traits & TH_POINTWISE) && numel_of(f, w) <= numel / 8); /* a sum over a row */
-    if (!leaf) {
-      if (!follow(f, w, numel, out)) return false;
-      continue;
-    }
-    uint32_t i = 0;
-    while (i < out->n_leaves && out->leaves[i] != w) i++;
-    if (i < out->n_leaves) continue;
-    if (out->n_leaves == MAX_AGAIN_LEAVES) return false;
-    out->leaves[out->n_leaves++] = w;
-  }
-  return true;
-}
-
-static bool is_worth_it(fuser *f, th_value v) {
-  const th_op *op = op_of(f, v);
-  const users *u = &f->users[v];
-  int64_t numel = numel_of(f, v), bytes = 0;
-  chain found = {.n_ops = 0};
-  if (!f->main->keeps || numel < AGAIN_FROM || !is_kernel(f, f->group_of[f->position[v]]) || !(th_op_spec_get(op->kind)->traits & TH_POINTWISE) || u->leaves) return false;
-  for (size_t i = 0; i < u->n; i++)
-    if (!is_kernel(f, f->group_of[u->ops[i]])) return false;
-  if (!follow(f, v, numel, &found)) return false;
-  for (uint32_t i = 0; i < found.n_leaves; i++)
-    if (numel_of(f, found.leaves[i]) > numel / 8) bytes += numel_of(f, found.leaves[i]) * (int64_t)th_dtype_size(th_type_of(f->t, found.leaves[i])->dtype);
-  return bytes <= numel * (int64_t)th_dtype_size(th_type_of(f->t, v)->dtype);
-}
-
-static bool is_again(fuser *f, th_value v) {
-  if (!f->again[v]) f->again[v] = is_worth_it(f, v) ? 1 : 2;
-  return f->again[v] == 1;
-}
-
-/* What copies read is handed out, and the groups that have the copies come after those that it is from. */
-static void mark_needed(fuser *f) {
-  for (uint32_t at = 0; at < f->g->n_ops; at++) {
-    const th_op *op = f->g->ops[at];
-    if (is_free(f, op) || op->n_results != 1 || !crosses(f, op->result) || !is_again(f, op->result)) continue;
-    chain found = {.n_ops = 0};
-    follow(f, op->result, numel_of(f, op->result), &found);
-    for (uint32_t i = 0; i < found.n_leaves; i++) {
-      uint32_t from = f->position[found.leaves[i]] == TH_NONE ? TH_NONE : f->group_of[f->position[found.leaves[i]]];
-      const users *u = &f->users[op->result];
-      for (size_t n = 0; n < u->n; n++) {
-        uint32_t reader = f->group_of[u->ops[n]];
-        if (from == TH_NONE || reader == from) continue;
-        f->needed[found.leaves[i]] = true;
-        add_dep(f, reader, from);
-      }
     }
   }
 }
@@ -536,7 +320,7 @@ static bool is_read_outside(fuser *f, th_value v, uint32_t g) {
   const users *u = &f->users[v];
   if (u->leaves || f->needed[v]) return true;
   for (size_t i = 0; i < u->n; i++)
-    if (f->group_of[u->ops[i]] != g) return !is_again(f, v);
+    if (f->group_of[u->ops[i]] != g) return !th__fuse_is_again(f, v);
   return false;
 }
 
@@ -583,10 +367,10 @@ static void cut(fuser *f, uint32_t g) {
       const th_op *op = f->g->ops[first.ops[i]];
       for (uint32_t k = 0; k < op->n_operands; k++) {
         uint32_t from = op->operands[k] == TH_NO_VALUE ? TH_NONE : producer(f, op->operands[k]);
-        if (from != TH_NONE) add_dep(f, made, from);
+        if (from != TH_NONE) th__fuse_add_dep(f, made, from);
       }
     }
-    add_dep(f, g, made);
+    th__fuse_add_dep(f, g, made);
   }
 }
 
@@ -608,10 +392,10 @@ static th_value copy_into(fuser *f, const th_op *op, uint32_t graph, const th_va
 static th_value inner_value(fuser *f, body *b, th_value v) {
   if (f->stamp[v] == f->now) return f->local[v];
   th_op *op = op_of(f, v);
-  bool mine = op && !is_free(f, op) && f->group_of[f->position[v]] == b->group;
-  mine |= op && !is_free(f, op) && is_kernel(f, f->group_of[f->position[v]]) && !is_read_outside(f, v, f->group_of[f->position[v]]);
+  bool mine = op && !th__fuse_is_free(f, op) && f->group_of[f->position[v]] == b->group;
+  mine |= op && !th__fuse_is_free(f, op) && is_kernel(f, f->group_of[f->position[v]]) && !is_read_outside(f, v, f->group_of[f->position[v]]);
   th_value copy;
-  if (op && (mine || is_free(f, op))) {
+  if (op && (mine || th__fuse_is_free(f, op))) {
     th_value *operands = TH_ARENA_ARRAY(f->a, th_value, op->n_operands);
     for (uint32_t i = 0; i < op->n_operands; i++) operands[i] = inner_value(f, b, op->operands[i]);
     copy = copy_into(f, op, b->graph, operands);
@@ -708,7 +492,7 @@ static void write_outside(fuser *f, const th_op *op) {
 
 /* A group is written after all it reads from: along dependencies, in order of first ops. */
 static th_status write_group(fuser *f, uint32_t g) {
-  g = whole(f, g);
+  g = th__fuse_whole(f, g);
   group *x = &f->groups[g];
   if (x->written) return TH_OK;
   x->written = true;
@@ -737,10 +521,10 @@ th_status th_pass_fuse(const th_options *options, const th_trace *in, th_trace *
   join_siblings(&f);
   f.again = TH_ARENA_ARRAY(a, uint8_t, in->n_values);
   f.needed = TH_ARENA_ARRAY(a, bool, in->n_values);
-  mark_needed(&f);
+  th__fuse_mark_needed(&f);
   for (uint32_t g = 0, n = (uint32_t)f.n_groups; g < n; g++)
     if (f.groups[g].kind != OUTSIDE && f.groups[g].n_ops > 1) cut(&f, g);
-  mark_needed(&f);
+  th__fuse_mark_needed(&f);
   f.r = th_rewrite_begin(in);
   for (uint32_t g = 1; g < in->n_graphs; g++) th_rewrite_graph(&f.r, g);
   for (uint32_t i = 0; i < f.g->n_ops; i++) /* in order of last ops, so that what a group waits for is near */
