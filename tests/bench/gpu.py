@@ -19,17 +19,12 @@ import subprocess
 import sys
 import time
 
+from bench import ALLOCATION_OR_VIEW, started
+
 HERE = os.path.dirname(os.path.abspath(__file__))
-ALLOCATION_OR_VIEW = re.compile(r"aten::(empty|empty_strided|empty_like|as_strided|view|detach|detach_|alias|select|slice|transpose|t|expand|resolve_conj|resolve_neg|"
-                                r"contiguous|clone|copy_|item|_local_scalar_dense)$")  # the last row: the batch, and the loss that is printed
+OF_THE_BATCH = re.compile(r"aten::(contiguous|clone|copy_|item|_local_scalar_dense)$")  # and of the loss that is printed
 # work: (what is counted, how many of them a step has, must of the ratio)
 WORKS = {"gpt2": ("tokens", 32 * 1024, 1.2), "llama": ("tokens", 4 * 4096, 1.1), "resnet": ("images", 256, 1.0), "module": ("tokens", 32 * 1024, 1.0), "toy": ("calls", 1, 1.0)}
-
-
-def started():
-    """Seconds on the clock of time.time() at which this process began."""
-    with open("/proc/uptime") as up, open("/proc/self/stat") as stat:
-        return time.time() - (float(up.read().split()[0]) - int(stat.read().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK"))
 
 
 def language_step(torch, thunder, models, work, device):
@@ -110,7 +105,7 @@ def proof(torch, thunder, advance, compiled, whole):
     found = {"kernels": dict(kernels)}
     if thunder:
         stats = thunder.compile_stats(compiled)
-        found.update(eager_pieces=len(stats.eager_pieces), regions=stats.regions, other=sorted({e.key for e in events if e.key.startswith("aten::") and not ALLOCATION_OR_VIEW.match(e.key)}))
+        found.update(eager_pieces=len(stats.eager_pieces), regions=stats.regions, other=sorted({e.key for e in events if e.key.startswith("aten::") and not ALLOCATION_OR_VIEW.match(e.key) and not OF_THE_BATCH.match(e.key)}))
         if stats.eager_pieces or (whole and found["other"]):
             raise SystemExit(f"thunder did not do the whole work: {found}")
     return found
