@@ -52,6 +52,9 @@ typedef struct th_op {
   th_attr *attrs;      /* one for each entry of the spec, in its order */
 } th_op;
 
+static inline bool th_op_is_pointwise(const th_op *op) { return th_op_spec_get(op->kind)->traits & TH_POINTWISE; }
+static inline bool th_op_is_reduction(const th_op *op) { return op->kind >= TH_OP_reduce_sum && op->kind <= TH_OP_reduce_all; } /* reduce_*, not argmax */
+
 typedef enum th_place {
   TH_PLACE_NONE, TH_PLACE_BORROWED, TH_PLACE_ESCAPING, TH_PLACE_ARENA, TH_PLACE_CONSTANT, TH_PLACE_ALIAS,
   TH_PLACE_STAGED /* in host memory, made before anything runs on the device, which has a copy */

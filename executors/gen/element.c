@@ -122,7 +122,6 @@ uint32_t th_gen_output_of(const th_gen *g, th_value v) {
   return TH_NONE;
 }
 
-bool th_op_is_reduction(const th_op *op) { return op->kind >= TH_OP_reduce_sum && op->kind <= TH_OP_reduce_all; }
 
 bool th_gen_reduces(th_context *context, const th_op *op, uint32_t dim) {
   const th_attr *dims = th_attr_get(op, "dims");

@@ -66,7 +66,6 @@ const char *th_gen_store_text(th_gen *g, th_dtype dtype, const char *name);
 const char *th_gen_reduce_start(th_op_kind kind, th_dtype dtype);
 const char *th_gen_reduce_step(th_gen *g, th_op_kind kind, th_dtype dtype, const char *acc, const char *x);
 bool th_gen_reduces(th_context *context, const th_op *op, uint32_t dim);
-bool th_op_is_reduction(const th_op *op); /* reduce_*, not argmax */
 bool th_op_is_special(const th_op *op);   /* no function of a few elements: a kernel of its own */
 /* Which result of the fusion a body value is; TH_NONE: none. */
 uint32_t th_gen_output_of(const th_gen *g, th_value v);

@@ -34,6 +34,11 @@ static void order_of(uint32_t rank, int64_t *order) {
 
 static int64_t place_of(uint32_t rank, int64_t dim) { return dim == 0 ? 0 : dim == 1 ? rank - 1 : dim - 1; }
 
+/* And back. */
+static void back_of(uint32_t rank, int64_t *order) {
+  for (uint32_t i = 0; i < rank; i++) order[i] = place_of(rank, i);
+}
+
 static th_attr permuted(const channels *p, const th_attr *ints) {
   th_dim to[TH_MAX_RANK];
   int64_t order[TH_MAX_RANK];
@@ -63,8 +68,7 @@ static th_value first(channels *p, th_value old) {
   const th_op *op = p->r.from->values[old].def;
   if (p->last[old] != TH_NO_VALUE) {
     int64_t back[TH_MAX_RANK];
-    uint32_t rank = old_type(p, old)->rank;
-    for (uint32_t i = 0; i < rank; i++) back[i] = place_of(rank, i);
+    back_of(old_type(p, old)->rank, back);
     p->r.map[old] = th_transpose(&p->r.b, p->last[old], back);
   } else { /* it waited for who reads it */
     for (uint32_t k = 0; k < op->n_operands; k++) first(p, op->operands[k]);
@@ -286,7 +290,7 @@ static th_value full_image(channels *p, th_value old, int64_t more) {
   if (p->full[old] != TH_NO_VALUE) return p->full[old];
   int64_t back[TH_MAX_RANK];
   uint32_t rank = old_type(p, old)->rank;
-  for (uint32_t i = 0; i < rank; i++) back[i] = place_of(rank, i);
+  back_of(rank, back);
   return p->full[old] = th_transpose(&p->r.b, filled_up(p, last(p, old), rank - 1, more), back);
 }
 

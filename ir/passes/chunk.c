@@ -70,8 +70,6 @@ static bool is_wide(const chunker *x, th_value v) {
   return high > 1 && (high > INT64_MAX / 8 || high * 8 > x->columns);
 }
 
-static bool is_reduction(const th_op *op) { return op->kind >= TH_OP_reduce_sum && op->kind <= TH_OP_reduce_all; }
-static bool is_pointwise(const th_op *op) { return th_op_spec_get(op->kind)->traits & TH_POINTWISE; }
 
 static bool by_rows(chunker *x, const th_op *op, uint32_t lead);
 
@@ -90,7 +88,7 @@ static bool read_rows(chunker *x, th_value v, uint32_t lead, bool may_be_made_ag
   const th_op *op = x->t->values[v].def;
   if (!may_be_made_again || !op) return true;
   bool is_index = op->kind == TH_OP_broadcast || op->kind == TH_OP_iota, wide = is_wide(x, v);
-  if (!is_index && !(wide && is_pointwise(op))) return true;
+  if (!is_index && !(wide && th_op_is_pointwise(op))) return true;
   x->again[v] = by_rows(x, op, lead);
   return x->again[v] || !wide;
 }
@@ -99,12 +97,12 @@ static bool read_rows(chunker *x, th_value v, uint32_t lead, bool may_be_made_ag
 static bool by_rows(chunker *x, const th_op *op, uint32_t lead) {
   const th_type *result = th_type_of(x->t, op->result);
   if (op->n_results != 1 || lead_of(x, result) != lead) return false;
-  if (is_pointwise(op)) {
+  if (th_op_is_pointwise(op)) {
     for (uint32_t k = 0; k < op->n_operands; k++)
       if (!read_rows(x, op->operands[k], lead, true)) return false;
     return true;
   }
-  if (is_reduction(op)) {
+  if (th_op_is_reduction(op)) {
     const th_attr *dims = th_attr_get(op, "dims");
     for (uint32_t i = 0; i < dims->count; i++) {
       int64_t d = 0;
@@ -224,7 +222,7 @@ static bool match(chunker *x, size_t at) {
     }
     if (by_row || wide) {
       if (!by_row && !uses_up(x, op)) return false;
-      x->reduces |= wide && is_reduction(op);
+      x->reduces |= wide && th_op_is_reduction(op);
       x->inside[i] = true;
       x->last = i;
       continue;
@@ -307,9 +305,9 @@ static th_value clone(chunker *x, const th_op *op) {
     for (uint32_t k = 0; k < op->n_operands; k++) in[k] = in_chunk(x, op->operands[k]);
   th_rewrite_at(&x->r, op);
   if (op->kind == TH_OP_dot) return clone_dot(x, op);
-  if (is_pointwise(op)) return th_build1(b, op->kind, in, op->n_operands, op->attrs);
+  if (th_op_is_pointwise(op)) return th_build1(b, op->kind, in, op->n_operands, op->attrs);
   uint32_t lead = x->lead[op->result], rank = with_rows(x, result, lead, x->rows / x->n_chunks, dims);
-  if (is_reduction(op)) {
+  if (th_op_is_reduction(op)) {
     const th_attr *list = th_attr_get(op, "dims");
     for (uint32_t i = 0; i < list->count; i++) {
       int64_t d = 0;

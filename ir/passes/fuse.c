@@ -29,8 +29,6 @@
 
 /* ---- kinds ---- */
 
-static bool is_reduction(const th_op *op) { return op->kind >= TH_OP_reduce_sum && op->kind <= TH_OP_reduce_all; }
-
 static bool is_alone(const th_op *op) {
   switch (op->kind) {
     case TH_OP_argmax: case TH_OP_argmin: case TH_OP_cumsum: case TH_OP_window_max: case TH_OP_window_sum: case TH_OP_window_sum_grad: case TH_OP_window_max_grad: case TH_OP_scatter_add:
@@ -59,7 +57,7 @@ static kind kind_of(fuser *f, const th_op *op) {
   bool of_parts = false;
   for (uint32_t k = 0; k < op->n_operands && op->kind == TH_OP_concat; k++) of_parts |= op_of(f, op->operands[k]) && th__fuse_is_moved(f, op_of(f, op->operands[k]));
   if (is_alone(op) && !of_parts) return ALONE;
-  if (!is_reduction(op) || !th_type_of(f->t, op->operands[0])->rank) return PLAIN;
+  if (!th_op_is_reduction(op) || !th_type_of(f->t, op->operands[0])->rank) return PLAIN;
   if (!th_type_of(f->t, op->result)->rank) return WHOLE;
   return reduces_last(f, op) ? ROWS : COLUMNS;
 }
@@ -214,7 +212,7 @@ static void place(fuser *f, uint32_t at) {
     if (fits(f, g, at, k) && no_way_around(f, g, op, g) && !th__fuse_moves_from(f, op, g)) best = g;
   }
   if (best == TH_NONE) {
-    group fresh = {.kind = k, .host = op->n_results && th_type_of(f->t, op->result)->host, .shape = *th_type_of(f->t, is_reduction(op) ? op->operands[0] : op->n_results ? op->result : op->operands[0])};
+    group fresh = {.kind = k, .host = op->n_results && th_type_of(f->t, op->result)->host, .shape = *th_type_of(f->t, th_op_is_reduction(op) ? op->operands[0] : op->n_results ? op->result : op->operands[0])};
     best = (uint32_t)f->n_groups;
     TH_PUSH(f->a, f->groups, f->n_groups, f->groups_capacity, fresh);
   }

@@ -8,12 +8,6 @@ typedef struct chain {
   th_value leaves[MAX_AGAIN_LEAVES];
 } chain;
 
-static int64_t numel_of(fuser *f, th_value v) {
-  int64_t low, high;
-  th_dim_bounds(f->c, th_type_numel(f->c, th_type_of(f->t, v)), &low, &high);
-  return high == INT64_MAX ? low : high;
-}
-
 static bool crosses(fuser *f, th_value v) { /* is it read outside of its group? */
   const users *u = &f->users[v];
   for (size_t i = 0; i < u->n; i++)
@@ -41,7 +35,7 @@ static bool follow(fuser *f, th_value v, int64_t numel, chain *out) {
   for (uint32_t k = 0; k < op->n_operands; k++) {
     th_value w = th__fuse_behind(f, op->operands[k]);
     if (w == TH_NO_VALUE) continue;
-    bool leaf = is_stored(f, w) || (!(th_op_spec_get(op_of(f, w)->kind)->traits & TH_POINTWISE) && numel_of(f, w) <= numel / 8); /* a sum over a row */
+    bool leaf = is_stored(f, w) || (!th_op_is_pointwise(op_of(f, w)) && th__numel(f->t, w) <= numel / 8); /* a sum over a row */
     if (!leaf) {
       if (!follow(f, w, numel, out)) return false;
       continue;
@@ -58,14 +52,14 @@ static bool follow(fuser *f, th_value v, int64_t numel, chain *out) {
 static bool is_worth_it(fuser *f, th_value v) {
   const th_op *op = op_of(f, v);
   const users *u = &f->users[v];
-  int64_t numel = numel_of(f, v), bytes = 0;
+  int64_t numel = th__numel(f->t, v), bytes = 0;
   chain found = {.n_ops = 0};
-  if (!f->main->keeps || numel < AGAIN_FROM || !is_kernel(f, f->group_of[f->position[v]]) || !(th_op_spec_get(op->kind)->traits & TH_POINTWISE) || u->leaves) return false;
+  if (!f->main->keeps || numel < AGAIN_FROM || !is_kernel(f, f->group_of[f->position[v]]) || !th_op_is_pointwise(op) || u->leaves) return false;
   for (size_t i = 0; i < u->n; i++)
     if (!is_kernel(f, f->group_of[u->ops[i]])) return false;
   if (!follow(f, v, numel, &found)) return false;
   for (uint32_t i = 0; i < found.n_leaves; i++)
-    if (numel_of(f, found.leaves[i]) > numel / 8) bytes += numel_of(f, found.leaves[i]) * (int64_t)th_dtype_size(th_type_of(f->t, found.leaves[i])->dtype);
+    if (th__numel(f->t, found.leaves[i]) > numel / 8) bytes += th__numel(f->t, found.leaves[i]) * (int64_t)th_dtype_size(th_type_of(f->t, found.leaves[i])->dtype);
   return bytes <= numel * (int64_t)th_dtype_size(th_type_of(f->t, v)->dtype);
 }
 
@@ -79,7 +73,7 @@ void th__fuse_mark_needed(fuser *f) {
     const th_op *op = f->g->ops[at];
     if (th__fuse_is_free(f, op) || op->n_results != 1 || !crosses(f, op->result) || !th__fuse_is_again(f, op->result)) continue;
     chain found = {.n_ops = 0};
-    follow(f, op->result, numel_of(f, op->result), &found);
+    follow(f, op->result, th__numel(f->t, op->result), &found);
     for (uint32_t i = 0; i < found.n_leaves; i++) {
       uint32_t from = f->position[found.leaves[i]] == TH_NONE ? TH_NONE : f->group_of[f->position[found.leaves[i]]];
       const users *u = &f->users[op->result];

@@ -11,6 +11,13 @@
 /* One torch op's lowering in its place; its results mapped and named (decompose.c). */
 void th__rewrite_lower(th_rewriter *r, const th_op *op);
 
+/* Elements of a value, for what is worth it: the most there can be, or the least where that is not known. */
+static inline int64_t th__numel(const th_trace *t, th_value v) {
+  int64_t low, high;
+  th_dim_bounds(t->context, th_type_numel(t->context, th_type_of(t, v)), &low, &high);
+  return high == INT64_MAX ? low : high;
+}
+
 /* Splits a joint trace (forward-backward) in two: see partition.c. */
 th_status th_partition(const th_trace *joint, th_trace **out_forward, th_trace **out_backward);
 

@@ -37,17 +37,10 @@ static bool is_heavy(const th_op *op) {
   }
 }
 
-static bool is_pointwise(const th_op *op) { return th_op_spec_get(op->kind)->traits & TH_POINTWISE; }
 static bool is_free(const th_op *op) { return op->kind == TH_OP_const || op->kind == TH_OP_iota || op->kind == TH_OP_broadcast; }
 
 static bool reads_in_a_kernel(const th_op *op) {
-  return is_pointwise(op) || (op->kind >= TH_OP_reduce_sum && op->kind <= TH_OP_reduce_all);
-}
-
-static int64_t elements(const sinker *s, th_value v) {
-  int64_t low, high;
-  th_dim_bounds(s->c, th_type_numel(s->c, th_type_of(s->t, v)), &low, &high);
-  return high == INT64_MAX ? low : high;
+  return th_op_is_pointwise(op) || th_op_is_reduction(op);
 }
 
 static bool is_far(const sinker *s, th_value v, size_t reader) {
@@ -70,9 +63,9 @@ static void find_stored(sinker *s, bool *movable) {
 /* The chain that makes v, back to values that are stored anyway, results of other ops, and inputs. */
 static bool collect(const sinker *s, th_value v, bool top, int depth, chain *out) {
   const th_op *op = s->t->values[v].def;
-  bool narrow = !top && elements(s, v) <= elements(s, out->ops[0]->result) / 8; /* a row's number, a bias: stored, if need be */
+  bool narrow = !top && th__numel(s->t, v) <= th__numel(s->t, out->ops[0]->result) / 8; /* a row's number, a bias: stored, if need be */
   bool constant = op && (op->kind == TH_OP_const || op->kind == TH_OP_iota);
-  bool leaf = !op || (!top && s->stored[v]) || (narrow && !constant) || op->n_results != 1 || !(is_pointwise(op) || is_free(op));
+  bool leaf = !op || (!top && s->stored[v]) || (narrow && !constant) || op->n_results != 1 || !(th_op_is_pointwise(op) || is_free(op));
   if (leaf) {
     if (!narrow && v != out->wide_value) out->wide++;
     if (!narrow) out->wide_value = v;
@@ -92,11 +85,11 @@ static bool collect(const sinker *s, th_value v, bool top, int depth, chain *out
 static bool chain_of(const sinker *s, th_value v, chain *out) {
   const th_op *op = s->t->values[v].def;
   *out = (chain){.wide_value = TH_NO_VALUE};
-  if (!op || op->n_results != 1 || !is_pointwise(op)) return false;
+  if (!op || op->n_results != 1 || !th_op_is_pointwise(op)) return false;
   const th_type *type = th_type_of(s->t, v);
   if (!collect(s, v, true, 0, out) || out->wide != 1) return false;
   const th_type *wide = th_type_of(s->t, out->wide_value);
-  return th_dtype_size(wide->dtype) <= th_dtype_size(type->dtype) && elements(s, out->wide_value) <= elements(s, v);
+  return th_dtype_size(wide->dtype) <= th_dtype_size(type->dtype) && th__numel(s->t, out->wide_value) <= th__numel(s->t, v);
 }
 
 static bool in_chain(const chain *ch, const th_op *op) {
