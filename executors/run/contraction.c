@@ -76,15 +76,17 @@ bool th_matrix_walk(int64_t rows, int64_t row_stride, int64_t columns, int64_t c
 
 /* How cublaslt.matmul's epilogues use the views. */
 enum { NONE, OPERAND_2, RESULT_1 };
-static const struct { const char *name; uint8_t operands, results, aux, vector; bool of_rows; } epilogues[TH_EPILOGUE_COUNT] = {
-    [TH_EPILOGUE_NONE] = {"none", 2, 1, NONE, NONE, false},
-    [TH_EPILOGUE_BIAS] = {"bias", 3, 1, NONE, OPERAND_2, false},
-    [TH_EPILOGUE_GELU] = {"gelu", 2, 2, RESULT_1, NONE, false},
-    [TH_EPILOGUE_BIAS_GELU] = {"bias_gelu", 3, 2, RESULT_1, OPERAND_2, false},
-    [TH_EPILOGUE_DGELU] = {"dgelu", 3, 1, OPERAND_2, NONE, false},
-    [TH_EPILOGUE_DGELU_SUM] = {"dgelu_sum", 3, 2, OPERAND_2, RESULT_1, false},
-    [TH_EPILOGUE_ADD] = {"add", 3, 1, OPERAND_2, NONE, false},
-    [TH_EPILOGUE_LHS_SUM] = {"lhs_sum", 2, 2, NONE, RESULT_1, true}};
+/* of_rows: its vector is. octets: its aux is the library's own, with leading dimension and batch strides that are multiples of 8. adds: an
+ * operand to the product, so that an empty product is not all there is. */
+static const struct { const char *name; uint8_t operands, results, aux, vector; bool of_rows, octets, adds; } epilogues[TH_EPILOGUE_COUNT] = {
+    [TH_EPILOGUE_NONE] = {"none", 2, 1, NONE, NONE, .of_rows = false},
+    [TH_EPILOGUE_BIAS] = {"bias", 3, 1, NONE, OPERAND_2, .adds = true},
+    [TH_EPILOGUE_GELU] = {"gelu", 2, 2, RESULT_1, NONE, .octets = true},
+    [TH_EPILOGUE_BIAS_GELU] = {"bias_gelu", 3, 2, RESULT_1, OPERAND_2, .octets = true, .adds = true},
+    [TH_EPILOGUE_DGELU] = {"dgelu", 3, 1, OPERAND_2, NONE, .octets = true},
+    [TH_EPILOGUE_DGELU_SUM] = {"dgelu_sum", 3, 2, OPERAND_2, RESULT_1, .octets = true},
+    [TH_EPILOGUE_ADD] = {"add", 3, 1, OPERAND_2, NONE, .adds = true},
+    [TH_EPILOGUE_LHS_SUM] = {"lhs_sum", 2, 2, NONE, RESULT_1, .of_rows = true}};
 static const char *const part_names[TH_MATMUL_PARTS] = {"lhs", "rhs", "the result", "the matrix beside the result", "the bias or sum"};
 
 typedef enum role { BATCH, ROW, COLUMN, CONTRACTED, TAKEN } role;
@@ -214,7 +216,7 @@ static bool lay(const search *s, const loop *row, const loop *column, bool swapp
   if (s->relaxed) return true;
   if (p->views[TH_MATMUL_AUX]) {
     if (!columns_walk(p->m, a->strides[TH_MATMUL_AUX], p->n, b->strides[TH_MATMUL_AUX], &p->ld_aux)) return false;
-    bool octets = p->epilogue != TH_EPILOGUE_ADD; /* a matrix of its own, no aux of the library's */
+    bool octets = epilogues[p->epilogue].octets;
     if (octets && p->n == 1) p->ld_aux = (p->ld_aux + 7) / 8 * 8;
     if (octets && p->ld_aux % 8) return false;
   }
@@ -309,7 +311,7 @@ th_status th_matmul_plan_make(const int64_t *ints, uint32_t n_ints, const th_vie
   int64_t batch = product(&operands[0], c.lhs, c.n_batch), rows = product(&operands[0], c.lhs + c.n_batch, c.n_rows);
   int64_t contracted = product(&operands[0], c.lhs + c.n_batch + c.n_rows, c.n_contract), columns = product(&operands[1], c.rhs + c.n_batch + c.n_contract, c.n_columns);
   p->empty = !batch || !rows || !columns || !contracted;
-  if (p->empty && batch && rows && columns && (vector == OPERAND_2 || p->epilogue == TH_EPILOGUE_ADD))
+  if (p->empty && batch && rows && columns && epilogues[p->epilogue].adds)
     return TH_ERROR(UNIMPLEMENTED, "epilogue %s of a product over a contracted dimension of size 0", epilogues[p->epilogue].name);
   if (p->empty && batch && rows && contracted && p->epilogue == TH_EPILOGUE_LHS_SUM) return TH_ERROR(UNIMPLEMENTED, "epilogue lhs_sum of a product without columns");
   if (p->empty) return TH_OK;
@@ -327,7 +329,7 @@ th_status th_matmul_plan_make(const int64_t *ints, uint32_t n_ints, const th_vie
   uint32_t inner = UINT32_MAX;
   for (uint32_t i = 0; i < s.n; i++) {
     if (i == s.row || i == s.column || s.loops[i].role == CONTRACTED) s.loops[i].role = TAKEN;
-    else if (s.loops[i].size > p->batch && s.loops[i].size <= INT32_MAX && (p->epilogue == TH_EPILOGUE_ADD || s.loops[i].strides[TH_MATMUL_AUX] % 8 == 0)) p->batch = s.loops[i].size, inner = i;
+    else if (s.loops[i].size > p->batch && s.loops[i].size <= INT32_MAX && (!epilogues[p->epilogue].octets || s.loops[i].strides[TH_MATMUL_AUX] % 8 == 0)) p->batch = s.loops[i].size, inner = i;
   }
   for (uint32_t i = 0; i < s.n; i++) {
     if (i == inner) memcpy(p->batch_strides, s.loops[i].strides, sizeof p->batch_strides);
