@@ -1,8 +1,7 @@
 /* The text of a kernel: what threads and blocks do, around the elements.
  *
  *   plain     a thread has a vector of elements
- *   rows      a team of threads has a row: a pass over it for each reduction, one for the elements; sums of columns are kept by each
- *             thread for its columns, over all rows of a block, and added up by a second kernel
+ *   rows      a team of threads has a row: rows.c
  *   columns   teams side by side, each with the columns of a tile; parts of the rows are added up by a second kernel
  *   whole     each block has a part; one block of a second kernel adds up the parts
  *
