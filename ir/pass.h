@@ -42,6 +42,8 @@ typedef struct th_options { /* what a compile is asked for, decoded (compile.pro
   uint32_t world;              /* ranks of the mesh axis "dp" */
   uint64_t bucket_bytes;
   uint64_t chunk_bytes;        /* at most, of what a product holds at a time where it can be made in parts (pass chunk); 0: the default */
+  uint64_t memory_limit;       /* bytes that the plan may need in all, its inputs too; 0: what the target has */
+  uint64_t live_limit;         /* bytes at a time of what the plan makes itself (pass remat, an estimate); th_pipeline_run sets it from memory_limit; 0: none */
   uint32_t n_executors;
   const th_executor *const *executors; /* in order of priority */
   uint32_t n_disabled;

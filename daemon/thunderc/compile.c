@@ -83,6 +83,7 @@ static th_status options_of(th_arena *a, const Thunder__Wire__CompileJob *job, t
   o->tf32 = m->tf32;
   o->bucket_bytes = m->bucket_bytes;
   o->chunk_bytes = m->chunk_bytes;
+  o->memory_limit = m->memory_limit;
   o->n_disabled = (uint32_t)m->n_disabled_passes;
   o->disabled = (const char *const *)m->disabled_passes;
   if (m->precision && *m->precision && strcmp(m->precision, "f32"))

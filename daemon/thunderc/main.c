@@ -26,6 +26,7 @@ static const char usage[] =
     "  --world=N           data-parallel ranks (default 1)\n"
     "  --target=ARCH       x86-64-v3 (default), x86-64-v4, aarch64; sm_80, sm_90, sm_100; simt (CUDA on the host)\n"
     "  --chunk-bytes=N     of a large product, at most N bytes at a time (pass chunk)\n"
+    "  --memory-limit=N    a step's plan may need N bytes in all; what waits long is computed again for it (pass remat)\n"
     "  --disable=PASS      leave a pass out; may be repeated\n"
     "  -o FILE             write the executable there\n"
     "  --list-passes       the passes in order, and why they are there\n"
@@ -37,7 +38,7 @@ static const char usage[] =
 typedef struct arguments {
   const char *file, *dump, *output, *disabled[64];
   th_options options;
-  uint64_t chunk_bytes; /* 0: as the job says */
+  uint64_t chunk_bytes, memory_limit; /* 0: as the job says */
   th_group group;
   th_arena *arena;
 } arguments;
@@ -102,6 +103,7 @@ static th_status run(void *user) {
     a->options.n_disabled = n_disabled;
   }
   if (a->chunk_bytes) a->options.chunk_bytes = a->chunk_bytes;
+  if (a->memory_limit) a->options.memory_limit = a->memory_limit;
   if (!strcmp(a->dump, "all")) printf("// captured\n%s\n", th_trace_print(trace));
   bool one = strcmp(a->dump, "all") && strcmp(a->dump, "none");
   TH_TRY(th_pipeline_run(&a->options, trace, one ? a->dump : NULL, print_pass, a, &plans));
@@ -139,11 +141,11 @@ static void find_stub(void) {
 }
 
 int main(int argc, char **argv) {
-  enum { DUMP = 256, MODE, OPTIMIZER, WORLD, TARGET, CHUNK_BYTES, DISABLE, LIST, WORKER, VERSION };
+  enum { DUMP = 256, MODE, OPTIMIZER, WORLD, TARGET, CHUNK_BYTES, MEMORY_LIMIT, DISABLE, LIST, WORKER, VERSION };
   static const struct option options[] = {
       {"dump-after", required_argument, NULL, DUMP}, {"mode", required_argument, NULL, MODE}, {"optimizer", required_argument, NULL, OPTIMIZER},
       {"world", required_argument, NULL, WORLD},     {"target", required_argument, NULL, TARGET}, {"disable", required_argument, NULL, DISABLE},
-      {"chunk-bytes", required_argument, NULL, CHUNK_BYTES},
+      {"chunk-bytes", required_argument, NULL, CHUNK_BYTES}, {"memory-limit", required_argument, NULL, MEMORY_LIMIT},
       {"list-passes", no_argument, NULL, LIST},      {"worker", no_argument, NULL, WORKER},   {"version", no_argument, NULL, VERSION},
       {"help", no_argument, NULL, 'h'},              {0}};
   static const char *const modes[] = {"forward", "forward_backward", "train_step", NULL}, *const optimizers[] = {"none", "sgd", "adam", "adamw", NULL},
@@ -173,9 +175,9 @@ int main(int argc, char **argv) {
         if (!strncmp(optarg, "sm_", 3) || !strcmp(optarg, "simt")) a.options.target.name = "cuda";
         th_executors_of(&a.options.target, &a.options.executors, &a.options.n_executors);
         break;
-      case CHUNK_BYTES:
-        a.chunk_bytes = strtoull(optarg, &end, 10);
-        if (*end || end == optarg) return bad_choice("chunk-bytes", optarg, "a number of bytes");
+      case CHUNK_BYTES: case MEMORY_LIMIT:
+        *(c == CHUNK_BYTES ? &a.chunk_bytes : &a.memory_limit) = strtoull(optarg, &end, 10);
+        if (*end || end == optarg) return bad_choice(c == CHUNK_BYTES ? "chunk-bytes" : "memory-limit", optarg, "a number of bytes");
         break;
       case DISABLE:
         if (!th_pass_find(optarg) || a.options.n_disabled == 64) return bad_choice("disable", optarg, "the name of a pass (see --list-passes)");

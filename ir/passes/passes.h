@@ -18,6 +18,9 @@ static inline int64_t th__numel(const th_trace *t, th_value v) {
   return high == INT64_MAX ? low : high;
 }
 
+/* Is the op no part of a fused kernel, but a product, a library call, a scatter, a collective …: what it reads and makes is stored (sink.c). */
+bool th__is_heavy(const th_op *op);
+
 /* Splits a joint trace (forward-backward) in two: see partition.c. */
 th_status th_partition(const th_trace *joint, th_trace **out_forward, th_trace **out_backward);
 

@@ -48,13 +48,29 @@ th_status th_pass_verify(const th_options *options, const th_pass *pass, const t
   return status ? TH_ERROR(INTERNAL, "what it made breaks a rule: %s", th_status_message(status)) : TH_OK;
 }
 
-static th_status run_pass(const th_options *options, const th_pass *pass, const char *plan, const th_trace *in, th_pass_observer after,
-                          void *user, th_trace **out) {
+typedef struct event { const char *plan, *pass; const th_trace *trace; uint64_t ns; } event;
+
+typedef struct observer {
+  th_pass_observer after; /* NULL: nobody looks */
+  void *user;
+  bool waits;             /* what a pass made is kept, and told later (or never) */
+  th_arena *arena;
+  event *events;
+  size_t n, capacity;
+} observer;
+
+static th_status run_pass(const th_options *options, const th_pass *pass, const char *plan, const th_trace *in, observer *o, th_trace **out) {
   uint64_t start = now_ns();
   th_status status = pass->run(options, in, out);
   if (status) return status;
-  if (after) after(user, plan, pass->name, *out, now_ns() - start);
+  event made = {plan, pass->name, *out, now_ns() - start};
+  if (o->waits) TH_PUSH(o->arena, o->events, o->n, o->capacity, made);
+  else if (o->after) o->after(o->user, made.plan, made.pass, made.trace, made.ns);
   return verifies() ? th_pass_verify(options, pass, *out) : TH_OK;
+}
+
+static void tell(observer *o) {
+  for (size_t i = 0; i < o->n && o->after; i++) o->after(o->user, o->events[i].plan, o->events[i].pass, o->events[i].trace, o->events[i].ns);
 }
 
 /* `why` is told which pass failed only where it is a fault of ours: users' errors speak of their program. */
@@ -62,29 +78,61 @@ static th_status blame(th_status status, const char *pass) {
   return th_status_code(status) == TH_CODE_INTERNAL ? th_status_prefix(status, "pass %s", pass) : status;
 }
 
+/* Passes `from` to `to` (not included) of the table on `plans`; *out_ended: `last` was among them. */
+static th_status run_passes(const th_options *options, size_t from, size_t to, const char *last, observer *o, th_plans *plans, bool *out_ended) {
+  *out_ended = false;
+  for (size_t i = from; i < to && !*out_ended; i++) {
+    const th_pass *pass = &table[i];
+    *out_ended = last && !strcmp(pass->name, last);
+    if (!pass->wanted(options) || disabled(options, pass->name)) continue;
+    if (!strcmp(pass->name, "forward")) { /* both halves from one joint trace */
+      const th_trace *joint = plans->traces[0];
+      TH_TRY(blame(run_pass(options, pass, plans->names[0], joint, o, &plans->traces[0]), pass->name));
+      TH_TRY(blame(run_pass(options, th_pass_find("backward"), plans->names[1], joint, o, &plans->traces[1]), "backward"));
+      plans->n = 2;
+    } else if (strcmp(pass->name, "backward")) {
+      for (size_t k = 0; k < plans->n; k++) TH_TRY(blame(run_pass(options, pass, plans->names[k], plans->traces[k], o, &plans->traces[k]), pass->name));
+    }
+  }
+  return TH_OK;
+}
+
+/* From the pass remat on, again and again while the plan of a step needs more than it may and gets smaller by it. What is alive at a time is
+ * estimated there; how much more a plan takes (gaps in the arena, what kernels use while they run) is seen from the plan before. */
+static th_status run_to_fit(const th_options *options, size_t remat, const char *last, observer *o, th_plans *plans) {
+  enum { MAX_TRIES = 6 };
+  const th_plans start = *plans;
+  th_options given = *options;
+  int64_t limit = (int64_t)(options->memory_limit ? options->memory_limit : options->target.memory), aim = 0, least = INT64_MAX;
+  for (int tries = 0; tries < MAX_TRIES; tries++) {
+    observer mine = {.after = o->after, .user = o->user, .waits = true, .arena = o->arena};
+    th_plans made = start;
+    bool ended;
+    TH_TRY(run_passes(&given, remat, N_PASSES, last, &mine, &made, &ended));
+    bool planned = made.n == 1 && options->mode == TH_MODE_TRAIN_STEP && th_trace_level(made.traces[0]) == TH_LEVEL_PLAN;
+    th_plan_bytes bytes = planned ? th_plan_predict(made.traces[0], NULL) : (th_plan_bytes){0};
+    if (bytes.peak >= least) break; /* no better: the plan before stays */
+    *plans = made;
+    *o = mine;
+    if (!planned || !limit || bytes.peak <= limit) break;
+    least = bytes.peak;
+    aim = (tries ? aim : bytes.arena) - (bytes.peak - limit);
+    given.live_limit = (uint64_t)(aim > 0 ? aim : 1);
+  }
+  tell(o);
+  return TH_OK;
+}
+
 th_status th_pipeline_run(const th_options *options, const th_trace *in, const char *last, th_pass_observer after, void *user,
                           th_plans *out) {
-  th_trace *current[2] = {(th_trace *)in, NULL};
-  th_plans plans = {.n = 1, .names = {options->mode == TH_MODE_TRAIN_STEP ? "step" : "forward", "backward"}};
+  th_plans plans = {.n = 1, .names = {options->mode == TH_MODE_TRAIN_STEP ? "step" : "forward", "backward"}, .traces = {(th_trace *)in}};
+  observer o = {.after = after, .user = user, .arena = th_context_arena(in->context)};
+  size_t remat = 0;
+  bool ended;
   if (last && !th_pass_find(last)) return TH_ERROR(INVALID_ARGUMENT, "there is no pass called \"%s\"", last);
-  for (size_t i = 0; i < N_PASSES; i++) {
-    const th_pass *pass = &table[i];
-    if (!pass->wanted(options) || disabled(options, pass->name)) {
-      if (last && !strcmp(pass->name, last)) break;
-      continue;
-    }
-    if (!strcmp(pass->name, "forward")) { /* both halves from one joint trace */
-      const th_trace *joint = current[0];
-      TH_TRY(blame(run_pass(options, pass, plans.names[0], joint, after, user, &current[0]), pass->name));
-      TH_TRY(blame(run_pass(options, th_pass_find("backward"), plans.names[1], joint, after, user, &current[1]), "backward"));
-      plans.n = 2;
-    } else if (strcmp(pass->name, "backward")) {
-      for (size_t k = 0; k < plans.n; k++) TH_TRY(blame(run_pass(options, pass, plans.names[k], current[k], after, user, &current[k]), pass->name));
-    }
-    if (last && !strcmp(pass->name, last)) break;
-  }
-  plans.traces[0] = current[0];
-  plans.traces[1] = current[1];
+  while (strcmp(table[remat].name, "remat")) remat++;
+  TH_TRY(run_passes(options, 0, remat, last, &o, &plans, &ended));
+  if (!ended) TH_TRY(run_to_fit(options, remat, last, &o, &plans));
   *out = plans;
   return TH_OK;
 }

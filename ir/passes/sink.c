@@ -28,7 +28,7 @@ typedef struct chain {
   th_value wide_value;
 } chain;
 
-static bool is_heavy(const th_op *op) {
+bool th__is_heavy(const th_op *op) {
   switch (op->kind) {
     case TH_OP_dot: case TH_OP_conv: case TH_OP_conv_grad_x: case TH_OP_conv_grad_w: case TH_OP_scatter_add: case TH_OP_scatter_add_along:
     case TH_OP_scatter_along: case TH_OP_window_max: case TH_OP_window_sum: case TH_OP_window_sum_grad: case TH_OP_window_max_grad: case TH_OP_cumsum: case TH_OP_concat:
@@ -158,7 +158,7 @@ th_status th_pass_sink(const th_options *options, const th_trace *in, th_trace *
   chain **chains = TH_ARENA_ARRAY(a, chain *, in->n_values);
   memset(s.position, 0xff, in->n_values * sizeof *s.position);
   for (size_t i = 0; i < g->n_ops; i++) {
-    s.heavy[i + 1] = s.heavy[i] + is_heavy(g->ops[i]);
+    s.heavy[i + 1] = s.heavy[i] + th__is_heavy(g->ops[i]);
     for (uint32_t k = 0; k < g->ops[i]->n_results; k++) s.position[g->ops[i]->result + k] = (uint32_t)i;
   }
   find_stored(&s, movable);
