@@ -525,6 +525,17 @@ static PyObject *plan_input_symbols(PyObject *self, void *unused) { return (void
 static PyObject *plan_output_kinds(PyObject *self, void *unused) { return (void)unused, numbers(self, th_plan_output_count(((PlanObject *)self)->plan), th_plan_output_kind); }
 static PyObject *plan_output_bases(PyObject *self, void *unused) { return (void)unused, numbers(self, th_plan_output_count(((PlanObject *)self)->plan), th_plan_output_base); }
 static PyObject *plan_peak(PyObject *self, void *unused) { return (void)unused, PyLong_FromUnsignedLongLong(th_plan_predicted_peak(((PlanObject *)self)->plan)); }
+static PyObject *plan_memory(PyObject *self, void *unused) {
+  PyObject *list = PyList_New(0);
+  th_plan_memory_row row;
+  (void)unused;
+  for (size_t i = 0; list && th_plan_memory_at(((PlanObject *)self)->plan, i, &row); i++) {
+    PyObject *item = Py_BuildValue("(IiIK)", row.kind, (int)row.op, row.count, (unsigned long long)row.bytes);
+    if (!item || PyList_Append(list, item)) Py_CLEAR(list);
+    Py_XDECREF(item);
+  }
+  return list;
+}
 static PyObject *plan_instructions(PyObject *self, void *unused) { return (void)unused, PyLong_FromUnsignedLong(th_plan_instruction_count(((PlanObject *)self)->plan)); }
 
 static PyObject *plan_device(PyObject *self, void *unused) { return (void)unused, PyUnicode_FromString(th_plan_device(((PlanObject *)self)->plan) == 1 ? "cpu" : "cuda"); }
@@ -568,6 +579,7 @@ static PyGetSetDef plan_getset[] = {{"name", plan_name, NULL, "forward, backward
                                     {"output_kinds", plan_output_kinds, NULL, "Trace.output_kind of each output", NULL},
                                     {"output_bases", plan_output_bases, NULL, "Trace.output_base of each output", NULL},
                                     {"predicted_peak", plan_peak, NULL, "bytes held at the end of a call", NULL},
+                                    {"memory", plan_memory, NULL, "(kind, number of the captured op or -1, values, bytes): who takes the memory of a call", NULL},
                                     {"instructions", plan_instructions, NULL, "how many", NULL},
                                     {"device", plan_device, NULL, "cpu or cuda", NULL},
                                     {"regions", plan_regions, NULL, "(kind, name, number of the captured op or -1) of each region", NULL},

@@ -8,7 +8,7 @@ import subprocess
 
 import torch
 
-from . import paths
+from . import device, paths
 
 
 def _kind(value):
@@ -72,6 +72,25 @@ def check_train_step(model, optimizer, loss_fn, clip_grad_norm, executors):
     _check_owned(model, optimizer, loss_fn)
     _check_clip(clip_grad_norm)
     check_executors(executors)
+
+
+def check_memory_budget(budget):
+    if budget is None:
+        return
+    if isinstance(budget, bool) or not isinstance(budget, numbers.Integral):
+        raise TypeError(f"memory_budget={budget!r}: want a number of bytes, such as 16 * 2**30, or None")
+    if not 0 < budget < 2**63:
+        raise ValueError(f"memory_budget={budget!r}: want bytes, more than 0")
+
+
+def check_gpu(gpu, where):
+    """The GPU that TrainStep.memory is asked for, with parameters on device `where`."""
+    if gpu is None and where.type == "meta":
+        raise ValueError(f"the model is on meta: say for which GPU, gpu={next(iter(device.GPUS))!r} or another of {', '.join(device.GPUS)}")
+    if gpu is not None and gpu not in device.GPUS:
+        raise ValueError(f"gpu={gpu!r}: want one of {', '.join(device.GPUS)}, or None for the device of the tensors")
+    if gpu is not None and where.type not in ("cpu", "meta"):
+        raise TypeError(f"gpu={gpu!r}: the model is on {where} already; move it to the cpu or to meta, or leave gpu out")
 
 
 def check_batch(model, loss_fn, args, kwargs):

@@ -32,6 +32,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.functions import FloorDiv
 
 from . import optable
+from .device import compiles_ahead
 from .errors import Unsupported
 
 _set_grad_enabled = torch._C._set_grad_enabled
@@ -154,9 +155,16 @@ class State:
 
 
 def device_type(gm):
-    """Where a graph runs: on cuda where one of its tensors is there (numbers may be in host memory all the same), else on the cpu."""
+    """Where a graph runs: on cuda where one of its tensors is there (numbers may be in host memory all the same), else on the cpu. On meta it does
+    not run: it is only compiled."""
     values = [node.meta.get("example_value", node.meta.get("val")) for node in gm.graph.nodes]
-    return "cuda" if any(isinstance(v, torch.Tensor) and v.device.type == "cuda" for v in pytree.tree_leaves(values)) else "cpu"
+    found = {v.device.type for v in pytree.tree_leaves(values) if isinstance(v, torch.Tensor)}
+    return next((device for device in ("cuda", "meta") if device in found), "cpu")
+
+
+def autocast_device(device):
+    """The device type that PyTorch's autocast is asked of for tensors on `device`; it has none for meta."""
+    return "cpu" if device == "meta" else device
 
 
 def is_number_in_host_memory(value, device):
@@ -165,7 +173,8 @@ def is_number_in_host_memory(value, device):
 
 
 def ambient_state(device="cpu"):
-    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    of = autocast_device(device)
+    autocast = torch.get_autocast_dtype(of) if torch.is_autocast_enabled(of) else None
     return State(torch.is_grad_enabled(), autocast, device=device)
 
 
@@ -182,7 +191,7 @@ def annotate(gm, state=None):
             elif node.target is _enter_autocast:
                 entered[node] = autocast
                 device, dtype, enabled = (tuple(node.args) + (None, None, True))[:3]
-                if device == state.device:
+                if device == autocast_device(state.device):
                     autocast = (dtype or torch.get_autocast_dtype(device)) if enabled else None
             elif node.target is _exit_autocast:
                 autocast = entered.pop(node.args[0], state.autocast)
@@ -198,9 +207,9 @@ def node_number(node):
 
 
 def _set_autocast(state):
-    torch.set_autocast_enabled(state.device, state.autocast is not None)
+    torch.set_autocast_enabled(autocast_device(state.device), state.autocast is not None)
     if state.autocast is not None:
-        torch.set_autocast_dtype(state.device, state.autocast)
+        torch.set_autocast_dtype(autocast_device(state.device), state.autocast)
 
 
 # ---- Regions: sub-graphs that keep a meaning of their own -------------------------------------------------------------
@@ -525,7 +534,7 @@ def check_inputs(gm):
             if index not in (None, value.device.index):
                 raise Unsupported("graph input", f"{source_name(node)} is on {value.device}, others are on cuda:{index}; a region runs on one device", node_number(node))
             index = value.device.index
-        elsewhere = value.device.type != device and not is_number_in_host_memory(value, device)
+        elsewhere = value.device.type != device and not is_number_in_host_memory(value, device) or device == "meta" and not compiles_ahead()
         if elsewhere or value.layout != torch.strided or value.is_conj() or value.is_neg():
             kind = "lazily conjugated or negated" if value.is_conj() or value.is_neg() else str(value.layout)
             raise Unsupported("graph input", f"{source_name(node)} is a {kind} tensor on {value.device}", node_number(node))

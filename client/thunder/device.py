@@ -1,6 +1,8 @@
 """Where a region runs: the device of its tensors, the target that a compile for it is asked for, and its random numbers."""
+import contextlib
 import functools
 import glob
+import importlib.metadata
 import os
 import platform
 
@@ -40,8 +42,42 @@ def _cuda(index):
                        shared=getattr(p, "shared_memory_per_block_optin", 0), l2=getattr(p, "L2_cache_size", 0))
 
 
+# GPUs that can be compiled for without one: arch, multiprocessors, shared memory that a block may have, L2 cache, memory (bytes)
+GPUS = {"a100": ("sm_80", 108, 166912, 41943040, 85_000_000_000), "h100": ("sm_90", 132, 232448, 52428800, 85_000_000_000),
+        "h200": ("sm_90", 132, 232448, 62914560, 150_000_000_000), "b200": ("sm_100", 148, 232448, 132644864, 191_000_000_000)}
+CUDNN = "9.19.0"  # what PyTorch for CUDA 13 brings
+_instead = None  # a target that is compiled for instead of the device's own
+
+
+@contextlib.contextmanager
+def compiling_for(gpu):
+    """While it lasts, compiles for tensors on the cpu or on meta are for the GPU of this name (GPUS), with the libraries that this environment has."""
+    global _instead
+    arch, sms, shared, l2, memory = GPUS[gpu]
+    before, _instead = _instead, wire.Target(name="cuda", arch=arch, memory=memory, library=_libraries(), sms=sms, shared=shared, l2=l2)
+    try:
+        yield
+    finally:
+        _instead = before
+
+
+def compiles_ahead():
+    """Inside of `compiling_for`: what is compiled now is not run here, so tensors may be on meta."""
+    return _instead is not None
+
+
+def _libraries():
+    cudnn = None
+    for name in ("nvidia-cudnn-cu13", "nvidia-cudnn"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            cudnn = cudnn or ".".join(importlib.metadata.version(name).split(".")[:3])
+    return [f"cudnn={cudnn or CUDNN}"]
+
+
 def target(device):
     """What a compile for the device is for."""
+    if _instead is not None and device.type in ("cpu", "meta"):
+        return _instead
     forced = os.environ.get("THUNDER_TARGET")  # tests: "cuda:simt", CUDA's kernels run by the host; "cuda:sm_90:cudnn=9.19.0", compiled only
     if forced and device.type == "cpu":
         name, arch, *libraries = forced.split(":")

@@ -38,7 +38,7 @@ class _Origins:
         return text.replace(found[0], f", in a kernel with {known[0].operators[op][0]}") + at
 
 
-def options(on, mode, executors=None, disabled_passes=(), world=1, train_step=None, deterministic=None):
+def options(on, mode, executors=None, disabled_passes=(), world=1, train_step=None, deterministic=None, memory_limit=None):
     if executors is None:
         executors = [name for name in os.environ.get("THUNDER_EXECUTORS", "" if on.name == "cuda" else "cpu").split(",") if name]
     if not executors and (on.name != "cuda" or "THUNDER_EXECUTORS" in os.environ):
@@ -48,9 +48,16 @@ def options(on, mode, executors=None, disabled_passes=(), world=1, train_step=No
     if on.name == "cuda":
         o.tf32 = torch.backends.cuda.matmul.allow_tf32
     o.disabled_passes.extend(disabled_passes)
+    if memory_limit is not None:
+        o.memory_limit = memory_limit
     if train_step is not None:
         o.train_step.CopyFrom(train_step)
     return o
+
+
+def held_bytes():
+    """Device memory that loaded plans hold for their steps, which an allocation that fails makes them give back."""
+    return sum(plan.native.held_bytes for program in _programs.values() for plan in program.plans.values())
 
 
 class Job:
@@ -72,11 +79,7 @@ class Job:
             stats.add_compile(self, 0.0, 0.0)
             return _programs[self.digest]
         started = time.perf_counter()
-        try:
-            result = daemon.compile_job(self.bytes, stats.progress)
-        except daemon.RemoteError as error:
-            self._dump_failed()
-            raise daemon.compile_error(error, self.encoded) from None
+        result = self.compile(stats.progress)
         compiled = time.perf_counter()
         self.origin = result.origin
         try:
@@ -92,6 +95,14 @@ class Job:
         if os.environ.get("THUNDER_DUMP"):
             self.dump_to(os.environ["THUNDER_DUMP"])
         return program
+
+    def compile(self, progress=None):
+        """The daemon's Result. Raises CompileError, DaemonError."""
+        try:
+            return daemon.compile_job(self.bytes, progress)
+        except daemon.RemoteError as error:
+            self._dump_failed()
+            raise daemon.compile_error(error, self.encoded) from None
 
     def names_bytes(self):
         return self.encoded.names.SerializeToString(deterministic=True)

@@ -212,7 +212,7 @@ def overlaps(tensors, written):
     """Does an input that is written share bytes with another one?"""
     spans = []
     for i, t in enumerate(tensors):
-        if not isinstance(t, torch.Tensor) or not t.numel():
+        if not isinstance(t, torch.Tensor) or not t.numel() or t.is_meta:
             continue
         start = t.data_ptr()
         length = t.numel() if t.is_contiguous() else 1 + sum((n - 1) * s for n, s in zip(t.size(), t.stride()))

@@ -1,12 +1,13 @@
 """thunder.train_step: forward, backward, gradient sync, clipping and optimizer as one plan."""
+import contextlib
 import os
 import time
 import warnings
 
 import torch
 
-from . import _C, capture, device, dynamo, encode, jobs, runtime, wire
-from .arguments import check_batch, check_precision, check_train_step, scaler_of
+from . import _C, capture, device, dynamo, encode, jobs, memory, runtime, wire
+from .arguments import check_batch, check_gpu, check_memory_budget, check_precision, check_train_step, scaler_of
 from .errors import CompileError, DaemonError, Unsupported
 from .region import Backend, Settings
 from .signature import Layout, Signature
@@ -158,6 +159,13 @@ class _Bound:
         return inputs
 
 
+class _Answer(Exception):
+    """What TrainStep.memory asked for: ends the call before anything runs."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+
 class _StepRegion:
     """One captured graph of the step, with a plan for each phase that was needed."""
 
@@ -212,18 +220,49 @@ class _StepRegion:
         flags = step.known.flags(used) if step.known.kind != "none" else ()
         key = phase, flags, groups, step.clip is not None, step.accumulate > 1 or phase != "update", step.world
         if key not in self.plans:
-            message = wire.TrainStep(phase=phase, optimizer=step.known.kind, clip=step.clip is not None, accumulates=key[4],
-                                     loss_output=self.loss, param_group=groups if step.known.kind != "none" else (),
-                                     loss_scale=step.scaler is not None)
-            for nesterov, momentum, amsgrad, maximize, decay, first in flags:
-                message.groups.add(nesterov=nesterov, momentum=momentum, amsgrad=amsgrad, maximize=maximize, weight_decay=decay,
-                                   first_step=first)
-            job = jobs.Job(self.encoded, "train_step", self.where, executors=step.executors, world=step.world, train_step=message)
+            job = self.job(phase, key[4], flags, groups)
             program = job.run(step.stats)
+            self.check_memory(program.plans["step"])
             step.stats.plans += list(program.plans)
             step.held.append(program.plans["step"])
             self.plans[key] = program.plans["step"]
         return self.plans[key]
+
+    def job(self, phase, accumulates, flags, groups):
+        step = self.step
+        message = wire.TrainStep(phase=phase, optimizer=step.known.kind, clip=step.clip is not None, accumulates=accumulates,
+                                 loss_output=self.loss, param_group=groups if step.known.kind != "none" else (),
+                                 loss_scale=step.scaler is not None)
+        for nesterov, momentum, amsgrad, maximize, decay, first in flags:
+            message.groups.add(nesterov=nesterov, momentum=momentum, amsgrad=amsgrad, maximize=maximize, weight_decay=decay,
+                               first_step=first)
+        return jobs.Job(self.encoded, "train_step", self.where, executors=step.executors, world=step.world, train_step=message,
+                        memory_limit=step.memory_budget)
+
+    def memory(self, arguments):
+        """The MemoryPlan of an update, compiled for what `device.target` says, not loaded."""
+        step = self.step
+        owners = {id(p): i for i, group in enumerate(step.optimizer.param_groups) for p in group["params"]}
+        used, groups = step.known.groups([(arguments[i], owners.get(id(arguments[i]), 0)) for i, _ in self.params])
+        flags = step.known.flags(used) if step.known.kind != "none" else ()
+        job = self.job("update", step.accumulate > 1, flags, groups)
+        return memory.plan_of(job.compile(step.stats.progress).data, self.encoded, step.memory_budget or job.message.target.memory or None)
+
+    def check_memory(self, plan):
+        """Refuses a plan that needs more than it may, or than there is, before it runs."""
+        step, needs = self.step, memory.loaded(plan, self.encoded, self.step.memory_budget)
+        advice = []
+        if step.precision is None and any(p.dtype == torch.float32 for p in step.model.parameters()):
+            advice.append('precision="bf16-mixed": what matrix products read and make takes half')
+        if step.memory_budget is not None and needs.peak > step.memory_budget:
+            raise CompileError(needs.refusal(step.memory_budget, "memory_budget is", step.accumulate, advice), "RESOURCE_EXHAUSTED")
+        if self.where.type != "cuda":
+            return
+        new = needs.own + needs.results + (0 if step.optimizer.state else needs.state)
+        left = memory.available(self.where) + jobs.held_bytes()
+        if new > left:
+            advice.append(f"other tensors of this process take {memory.text_of(torch.cuda.memory_allocated(self.where))} with what is counted above")
+            raise torch.OutOfMemoryError(needs.refusal(left, f"of that, {memory.text_of(new)} is yet to be allocated; {self.where} has left", step.accumulate, advice))
 
     def check_pending(self):
         """An update is one plan over the parameters of this graph: earlier micro-batches of it must not have had others."""
@@ -286,6 +325,10 @@ class _StepRegion:
             self.prepare(arguments)
             self.trained = trained
             step.stats.regions += 1
+        if step.asked:
+            raise _Answer(self.memory(arguments))
+        if self.where.type == "meta":
+            raise CompileError("the step's tensors are on meta, where nothing can run; TrainStep.memory takes such", "INVALID_ARGUMENT")
         step.begin()
         last = step.pending + 1 >= step.accumulate
         made = self.run("update" if last else "accumulate", arguments, 1.0 / step.accumulate)
@@ -346,9 +389,10 @@ class TrainStep:
     Threads: one at a time. Ranks make the same calls in the same order: an update is a collective.
     """
 
-    def __init__(self, model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors, loss_scale):
+    def __init__(self, model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors, loss_scale, memory_budget):
         check_train_step(model, optimizer, loss_fn, clip_grad_norm, executors)
         check_precision(precision, model)
+        check_memory_budget(memory_budget)
         if parallel not in (None, "ddp"):
             raise ValueError(f"parallel={parallel!r}: this version knows None and 'ddp'")
         if not isinstance(accumulate, int) or accumulate < 1:
@@ -357,11 +401,13 @@ class TrainStep:
         self.clip, self.accumulate, self.executors = clip_grad_norm, accumulate, executors
         self.world = int(os.environ.get("WORLD_SIZE") or 1)
         self.stats = CompileStats()
-        where = device.of(model.parameters()).type
+        where = capture.autocast_device(device.of(model.parameters()).type)
         self.scaler = scaler_of(loss_scale, precision, where)
         self.known = _Compiled(optimizer, self.scaler is not None)
         self.grad_norm, self.skipped, self.pending, self.flushable = None, None, 0, None
         self._accumulators, self._begun = {}, self.world == 1
+        self.precision, self.memory_budget = precision, memory_budget
+        self.asked = False    # what is called for is the memory plan
         self.held = []        # plans, which hold device memory from step to step
         self.touched = set()  # parameters that have gradients of earlier micro-batches
         if self.known.kind == "none":
@@ -440,6 +486,30 @@ class TrainStep:
         check_batch(self.model, self.loss_fn, args, kwargs)
         return dynamo.not_captured(error)
 
+    def memory(self, *args, gpu=None, **kwargs):
+        """What an update for this batch needs in device memory, as a MemoryPlan: ``print(step.memory(x, y))``. Compiles the step for it, and runs
+        and allocates nothing.
+
+        Args:
+            args, kwargs: as in a call; tensors on ``meta`` will do.
+            gpu: None: the device of the tensors. "a100", "h100", "h200" or "b200": a GPU that need not be there; model and batch are on the cpu or on
+                ``meta``. The compile needs NVRTC, and cuDNN where the GPU's program is to use it (pip install nvidia-cuda-nvrtc nvidia-cudnn-cu13).
+
+        Raises what a first call raises but for what running raises; ValueError for an unknown ``gpu``, TypeError for tensors that are on a GPU
+        already.
+        """
+        check_gpu(gpu, device.of([*self.model.parameters()]))
+        self.asked = True
+        try:
+            with torch.enable_grad(), device.compiling_for(gpu) if gpu else contextlib.nullcontext():
+                self._forward(*args, **kwargs)
+        except _Answer as answer:
+            return answer.memory
+        except dynamo.NOT_CAPTURED as error:
+            raise self._refused(error, args, kwargs) from error
+        finally:
+            self.asked = False
+
     def release(self):
         """Gives back the device memory and the CUDA graphs that the plans of this step hold between calls; the next call takes them
         again. On the cpu nothing is held. Returns None."""
@@ -467,7 +537,7 @@ class TrainStep:
 
 
 def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1, precision=None, parallel=None, executors=None,
-               loss_scale=None):
+               loss_scale=None, memory_budget=None):
     """A training step as one plan: forward, backward, gradient sync over the job's ranks, clipping, optimizer.
 
     Args:
@@ -486,6 +556,9 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
         parallel: None or "ddp". Either way ranks average their gradients where WORLD_SIZE is above 1, as thunderrun sets it; all
             begin with rank 0's parameters and buffers.
         executors: names in order of priority, as in thunder.compile.
+        memory_budget: bytes that the step may need in all: parameters, optimizer state, batch, activations (TrainStep.memory says how many). To keep to it,
+            activations are not stored but computed again in the backward part, those first that cost the least time; a step that needs more all
+            the same is refused before it runs. None: on a GPU what it has, on the cpu no limit.
 
     Returns a TrainStep. The optimizer's state is the tensors in ``optimizer.state[p]``, and the numbers in ``param_groups`` are read
     at each call; ``p.grad`` is not set. Nothing is compiled before the first call.
@@ -495,4 +568,4 @@ def train_step(model, optimizer, loss_fn=None, clip_grad_norm=None, accumulate=1
     parameter that ``precision`` rules out. The first call raises CompileError when the step cannot be compiled as a whole: there are no
     pieces in eager PyTorch.
     """
-    return TrainStep(model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors, loss_scale)
+    return TrainStep(model, optimizer, loss_fn, clip_grad_norm, accumulate, precision, parallel, executors, loss_scale, memory_budget)

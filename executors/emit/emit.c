@@ -521,6 +521,19 @@ static th_status write_plan(emitter *e, const th_emit_plan *in, Thunder__Wire__P
   p->arena_size = expr_of(w, th_plan_arena_bytes(t));
   p->has_predicted_peak = 1;
   p->predicted_peak = (uint64_t)th_plan_predict(t, NULL).peak;
+  const th_memory_row *rows;
+  size_t n_rows = th_plan_memory(t, NULL, &rows);
+  p->n_memory_kind = p->n_memory_op = p->n_memory_count = p->n_memory_bytes = n_rows;
+  p->memory_kind = TH_ARENA_ARRAY(a, uint32_t, n_rows);
+  p->memory_op = TH_ARENA_ARRAY(a, uint32_t, n_rows);
+  p->memory_count = TH_ARENA_ARRAY(a, uint32_t, n_rows);
+  p->memory_bytes = TH_ARENA_ARRAY(a, uint64_t, n_rows);
+  for (size_t i = 0; i < n_rows; i++) {
+    p->memory_kind[i] = (uint32_t)rows[i].kind;
+    p->memory_op[i] = rows[i].op;
+    p->memory_count[i] = rows[i].count;
+    p->memory_bytes[i] = (uint64_t)rows[i].bytes;
+  }
   p->has_collective_count = 1;
   p->collective_count = w->n_collectives;
   p->has_collective_fingerprint = 1;

@@ -122,6 +122,9 @@ static th_status check_plan(const Thunder__Wire__Plan *p, size_t n_modules) {
     if (kind > 6 || (kind == 3 ? base >= p->n_output_tensor : (kind == 1 || kind == 2 || kind == 4) && base >= p->n_input_tensor))
       return BAD("output %zu is of kind %u with base %u", i, kind, base);
   }
+  TH_TRY(same("memory_op", p->n_memory_op, p->n_memory_kind));
+  TH_TRY(same("memory_count", p->n_memory_count, p->n_memory_kind));
+  TH_TRY(same("memory_bytes", p->n_memory_bytes, p->n_memory_kind));
   size_t n = p->n_instr_kind;
   TH_TRY(same("instr_target", p->n_instr_target, n));
   TH_TRY(same("instr_outputs", p->n_instr_outputs, n));
@@ -327,4 +330,10 @@ bool th_plan_input_on_host(const th_plan *p, uint32_t i) { return p->device == T
 uint32_t th_plan_output_kind(const th_plan *p, uint32_t i) { return p->wire->output_kind[i]; }
 uint32_t th_plan_output_base(const th_plan *p, uint32_t i) { return p->wire->output_base[i]; }
 uint64_t th_plan_predicted_peak(const th_plan *p) { return p->wire->predicted_peak; }
+bool th_plan_memory_at(const th_plan *p, size_t i, th_plan_memory_row *out) {
+  const Thunder__Wire__Plan *w = p->wire;
+  if (i >= w->n_memory_kind) return false;
+  *out = (th_plan_memory_row){w->memory_kind[i], w->memory_op[i], w->memory_count[i], w->memory_bytes[i]};
+  return true;
+}
 uint32_t th_plan_instruction_count(const th_plan *p) { return (uint32_t)p->wire->n_instr_kind; }

@@ -35,6 +35,9 @@ bool th_plan_input_on_host(const th_plan *plan, uint32_t input); /* in host memo
 uint32_t th_plan_output_kind(const th_plan *plan, uint32_t output);
 uint32_t th_plan_output_base(const th_plan *plan, uint32_t output);
 uint64_t th_plan_predicted_peak(const th_plan *plan); /* bytes, with every symbol at its smallest value */
+/* Who takes the memory of a call (plan.proto, memory_kind): row i, from 0 on, until false. op: number of the captured op, UINT32_MAX none. */
+typedef struct th_plan_memory_row { uint32_t kind, op, count; uint64_t bytes; } th_plan_memory_row;
+bool th_plan_memory_at(const th_plan *plan, size_t i, th_plan_memory_row *out);
 uint32_t th_plan_instruction_count(const th_plan *plan);
 /* What kernels of earlier calls of the plan's program reported, once: OUT_OF_RANGE for an index, INVALID_ARGUMENT for a division by zero. A
  * kernel's fault is known when it has run, so a call may return before its own is; every later call asks this first. Waits for nothing:

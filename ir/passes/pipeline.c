@@ -100,7 +100,7 @@ static th_status run_passes(const th_options *options, size_t from, size_t to, c
 /* From the pass remat on, again and again while the plan of a step needs more than it may and gets smaller by it. What is alive at a time is
  * estimated there; how much more a plan takes (gaps in the arena, what kernels use while they run) is seen from the plan before. */
 static th_status run_to_fit(const th_options *options, size_t remat, const char *last, observer *o, th_plans *plans) {
-  enum { MAX_TRIES = 6 };
+  enum { MAX_TRIES = 12, STEP = 64 /* the aim goes down by 1 of so many, at least */ };
   const th_plans start = *plans;
   th_options given = *options;
   int64_t limit = (int64_t)(options->memory_limit ? options->memory_limit : options->target.memory), aim = 0, least = INT64_MAX;
@@ -111,12 +111,14 @@ static th_status run_to_fit(const th_options *options, size_t remat, const char 
     TH_TRY(run_passes(&given, remat, N_PASSES, last, &mine, &made, &ended));
     bool planned = made.n == 1 && options->mode == TH_MODE_TRAIN_STEP && th_trace_level(made.traces[0]) == TH_LEVEL_PLAN;
     th_plan_bytes bytes = planned ? th_plan_predict(made.traces[0], NULL) : (th_plan_bytes){0};
-    if (bytes.peak >= least) break; /* no better: the plan before stays */
-    *plans = made;
-    *o = mine;
-    if (!planned || !limit || bytes.peak <= limit) break;
-    least = bytes.peak;
-    aim = (tries ? aim : bytes.arena) - (bytes.peak - limit);
+    if (bytes.peak < least) {
+      *plans = made;
+      *o = mine;
+      least = bytes.peak;
+    }
+    if (!planned || !limit || bytes.peak <= limit || given.live_limit == 1) break;
+    int64_t excess = bytes.peak - limit;
+    aim = tries ? aim - (excess > aim / STEP ? excess : aim / STEP) : bytes.arena - excess;
     given.live_limit = (uint64_t)(aim > 0 ? aim : 1);
   }
   tell(o);

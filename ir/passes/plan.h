@@ -36,7 +36,7 @@ const th_dim **th_wanted_strides(const th_options *options, const th_trace *trac
 /* Bytes from the first to the last element of a value with these strides, both included; 0 for an empty one. */
 th_dim th_extent_bytes(th_context *context, const th_type *type, const th_dim *strides);
 
-/* ---- Level 4 (memory_plan.c) ------------------------------------------------------------------------------------------- */
+/* ---- Level 4 (memory_plan.c, plan_memory.c) ------------------------------------------------------------------------------------------- */
 
 /* Where a value's bytes are, aliases followed to the end. */
 typedef struct th_storage {
@@ -61,6 +61,20 @@ typedef struct th_plan_bytes {
 } th_plan_bytes;
 /* Bytes the plan needs with symbol i = symbols[i] (NULL: each symbol at its smallest value). */
 th_plan_bytes th_plan_predict(const th_trace *trace, const int64_t *symbols);
+
+/* `symbols`, or where that is NULL each symbol at its smallest value; the context's memory. */
+const int64_t *th__smallest_symbols(const th_trace *trace, const int64_t *symbols);
+
+/* Who takes the memory of a plan: inputs, outputs and constants by kind; of the arena what is alive when most is, by the captured op that it comes from. */
+typedef enum th_memory_kind { /* the wire's numbers (plan.proto, memory_kind) */
+  TH_MEMORY_PARAMETER, TH_MEMORY_BUFFER, TH_MEMORY_STATE, TH_MEMORY_ACCUMULATOR, TH_MEMORY_BATCH, TH_MEMORY_OUTPUT, TH_MEMORY_CONSTANT,
+  TH_MEMORY_LIVE,      /* made by the plan, waiting to be read */
+  TH_MEMORY_WORKSPACE, /* of a kernel or a library call while it runs */
+  TH_MEMORY_GAP        /* of the arena: between those */
+} th_memory_kind;
+typedef struct th_memory_row { th_memory_kind kind; uint32_t op, count; int64_t bytes; } th_memory_row; /* op: TH_NONE where none; count: of values */
+/* Rows in no particular order, on devices' plans only what is on the device, in sum th_plan_predict's peak; symbols as above. */
+size_t th_plan_memory(const th_trace *trace, const int64_t *symbols, const th_memory_row **out_rows);
 
 /* Re-derives lifetimes from the instructions alone and checks that no two values that are alive together share bytes (views,
  * and results computed in place where `in_place` allows it, aside), that offsets are aligned and inside the arena, and that

@@ -1,4 +1,4 @@
-/* Level 4 read again, apart from the planner: places, predicted bytes, and a checker that plays the plan through with an
+/* Level 4 read again, apart from the planner: places, and a checker that plays the plan through with an
  * owner for each byte range. */
 #include <inttypes.h>
 #include <string.h>
@@ -59,31 +59,6 @@ th_dim th_plan_staged_bytes(const th_trace *t) {
   for (th_value v = 0; v < t->n_values; v++)
     if (t->values[v].graph == 0 && t->values[v].place == TH_PLACE_STAGED && th_dim_is_const(t->context, t->values[v].place_offset, &at) && at + TH_STAGED_BYTES > top) top = at + TH_STAGED_BYTES;
   return th_dim_const(t->context, top);
-}
-
-static int64_t *smallest(const th_trace *t, const int64_t *symbols) {
-  uint32_t n = th_symbol_count(t->context);
-  int64_t *out = TH_ARENA_ARRAY(th_context_arena(t->context), int64_t, n);
-  for (uint32_t i = 0; i < n; i++) out[i] = symbols ? symbols[i] : th_symbol_get(t->context, i)->min;
-  return out;
-}
-
-th_plan_bytes th_plan_predict(const th_trace *t, const int64_t *symbols) {
-  th_context *c = t->context;
-  th_plan_bytes sum = {0};
-  symbols = smallest(t, symbols);
-  for (th_value v = 0; v < t->n_values; v++) {
-    const th_value_info *i = &t->values[v];
-    if (i->graph != 0) continue;
-    bool input = !i->def && i->place == TH_PLACE_BORROWED;
-    int64_t bytes = input || i->place == TH_PLACE_ESCAPING || i->place == TH_PLACE_CONSTANT ? th_dim_eval(c, value_bytes(t, v), symbols) : 0;
-    if (input) sum.borrowed += bytes;
-    else if (i->place == TH_PLACE_ESCAPING) sum.escaping += bytes;
-    else if (i->place == TH_PLACE_CONSTANT) sum.constants += bytes;
-  }
-  sum.arena = th_dim_eval(c, th_plan_arena_bytes(t), symbols);
-  sum.peak = sum.borrowed + sum.escaping + sum.arena + sum.constants;
-  return sum;
 }
 
 /* ---- the checker: each value that was made owns its bytes until another value is made over them ---- */
@@ -240,7 +215,7 @@ static th_status check_op(checker *k, const th_op *op) {
 th_status th_plan_check(const th_options *options, const th_trace *t, const int64_t *symbols) {
   th_arena *a = th_context_arena(t->context);
   const th_graph *g = t->graphs[0];
-  symbols = smallest(t, symbols);
+  symbols = th__smallest_symbols(t, symbols);
   checker k = {.options = options, .t = t, .symbols = symbols, .of = TH_ARENA_ARRAY(a, owned, t->n_values), .live = TH_ARENA_ARRAY(a, th_value, t->n_values),
                .busy = TH_ARENA_ARRAY(a, th_value, 2 * t->n_values), .arena = th_dim_eval(t->context, th_plan_arena_bytes(t), symbols)};
   for (uint32_t i = 0; i < g->n_inputs; i++) {

@@ -369,11 +369,14 @@ static th_status spell_out(const th_trace *t, th_trace **out, th_value **out_for
 
 static th_value late(remat *m, th_value v, uint32_t at);
 
+/* Is there a barrier on v that what stands at `at` may read through? */
+static bool is_barred(const remat *m, th_value v, uint32_t at) { return m->barred_in[v] && m->heavy[at] <= m->barred_in[v]; /* of this stretch or the one before */ }
+
 static th_value barred(remat *m, th_value v, uint32_t at) {
   th_trace *to = m->r.b.trace;
   th_value x = late(m, v, at);
   if (!def_of(m, m->root[v])) return x;
-  if (m->barred_in[v] && m->heavy[at] <= m->barred_in[v]) return m->barred[v]; /* of this stretch or the one before */
+  if (is_barred(m, v, at)) return m->barred[v];
   th_type type = *th_type_of(to, x);
   th_op *op = th_trace_add_op(to, 0, TH_OP_barrier, &x, 1, NULL, &type, 1);
   op->origin = to->values[x].def ? to->values[x].def->origin : TH_NONE;
@@ -430,7 +433,7 @@ static void write_op(remat *m, uint32_t at, const th_value *stands_for) {
     th_rewrite_map(&m->r, op->result, m->r.map[stands_for[op->result]]);
     return;
   }
-  if (op->kind == TH_OP_barrier && op->n_operands == 1 && m->barred_in[op->operands[0]] && m->heavy[at] <= m->barred_in[op->operands[0]]) {
+  if (op->kind == TH_OP_barrier && op->n_operands == 1 && is_barred(m, op->operands[0], at)) {
     th_rewrite_map(&m->r, op->result, m->barred[op->operands[0]]);
     return;
   }
@@ -438,7 +441,8 @@ static void write_op(remat *m, uint32_t at, const th_value *stands_for) {
   for (uint32_t k = 0; k < op->n_operands; k++) {
     th_value v = op->operands[k];
     if (v == TH_NO_VALUE) continue;
-    th_value x = is_view(op) ? m->r.map[v] : late(m, v, at);
+    bool in_kernel = th_op_is_pointwise(op) || th_op_is_reduction(op); /* with the copy that is behind the barrier */
+    th_value x = is_view(op) ? m->r.map[v] : in_kernel && is_barred(m, v, at) ? m->barred[v] : late(m, v, at);
     kept[k] = m->r.map[v];
     m->r.map[v] = x;
   }

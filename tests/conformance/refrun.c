@@ -123,6 +123,8 @@ static th_status set_option(th_options *o, th_group *group, const char *word) {
     o->world = (uint32_t)atoi(word + 6);
   else if (!strncmp(word, "bucket=", 7))
     o->bucket_bytes = (uint64_t)atoll(word + 7);
+  else if (!strncmp(word, "live=", 5))
+    o->live_limit = (uint64_t)atoll(word + 5);
   else if (!strncmp(word, "chunk=", 6))
     o->chunk_bytes = (uint64_t)atoll(word + 6);
   else if (!strcmp(word, "target=cuda:simt") || !strcmp(word, "target=cuda:sm_90")) {
