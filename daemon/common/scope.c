@@ -34,14 +34,7 @@ th_status th_scope_init(th_scope *scope, const char *build) {
                   : snprintf(scope->runtime, sizeof scope->runtime, "/tmp/thunder-%u", (unsigned)scope->uid);
   if ((size_t)n >= sizeof scope->runtime || scope->runtime[0] != '/')
     return TH_ERROR(FAILED_PRECONDITION, "THUNDER_RUNTIME_DIR=%.200s: want an absolute path of less than %u bytes", runtime, TH_PATH_MAX);
-  const char *cache = environment("THUNDER_CACHE_DIR"), *xdg = environment("XDG_CACHE_HOME"), *home = environment("HOME");
-  if (cache) n = snprintf(scope->cache, sizeof scope->cache, "%s", cache);
-  else if (xdg) n = snprintf(scope->cache, sizeof scope->cache, "%s/thunder", xdg);
-  else if (home) n = snprintf(scope->cache, sizeof scope->cache, "%s/.cache/thunder", home);
-  else return TH_ERROR(FAILED_PRECONDITION, "neither THUNDER_CACHE_DIR nor XDG_CACHE_HOME nor HOME is set: nowhere to keep compiled plans");
-  if ((size_t)n >= sizeof scope->cache || scope->cache[0] != '/')
-    return TH_ERROR(FAILED_PRECONDITION, "the cache directory '%.200s' is not an absolute path of less than %u bytes: set THUNDER_CACHE_DIR",
-                    scope->cache, TH_PATH_MAX);
+  TH_TRY(th_directory_cache(scope->cache));
   char pid_ns[64], mnt_ns[64], text[TH_PATH_MAX + 1024], hex[17];
   const char *slurm = environment("SLURM_JOB_ID");
   uint8_t digest[32];
@@ -76,23 +69,6 @@ static th_status check_directory(const char *path, uid_t uid) {
 th_status th_scope_make_directories(const th_scope *scope) {
   TH_TRY(check_directory(scope->runtime, scope->uid));
   return check_directory(scope->directory, scope->uid);
-}
-
-th_status th_directory_make(const char *path) {
-  char part[TH_PATH_MAX];
-  struct stat s;
-  if ((size_t)snprintf(part, sizeof part, "%s", path) >= sizeof part) return TH_ERROR(INVALID_ARGUMENT, "path too long: %.100s…", path);
-  for (char *p = part + 1;; p++) {
-    if (*p != '/' && *p) continue;
-    char kept = *p;
-    *p = 0;
-    if (mkdir(part, 0700) && errno != EEXIST && (stat(part, &s) || !S_ISDIR(s.st_mode)))
-      return TH_ERROR(FAILED_PRECONDITION, "cannot make the directory %s: %s", part, strerror(errno));
-    *p = kept;
-    if (!kept) break;
-  }
-  if (stat(path, &s) || !S_ISDIR(s.st_mode)) return TH_ERROR(FAILED_PRECONDITION, "%s is not a directory", path);
-  return TH_OK;
 }
 
 static bool program_at(char *out, size_t size, const char *directory, size_t length, const char *name) {

@@ -9,9 +9,8 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "ir/base/status.h"
+#include "ir/base/directory.h"
 
-#define TH_PATH_MAX 4096
 #define TH_SOCKET_PATH_MAX 107 /* what a sockaddr_un takes */
 
 typedef struct th_scope {
@@ -37,9 +36,6 @@ th_status th_scope_init(th_scope *scope, const char *build);
 /* Makes runtime and scope directories where missing and checks both: a directory, owned by this uid, mode 0700.
  * PERMISSION_DENIED says which one is not and names THUNDER_RUNTIME_DIR. */
 th_status th_scope_make_directories(const th_scope *scope);
-
-/* Makes `path` and its parents (mode 0700). */
-th_status th_directory_make(const char *path);
 
 /* Path of a program of this build ("thunderd", "thunderc"): $THUNDER_BIN/<name>, else beside the running program, else
  * beside the shared object that holds this function, else the first in PATH. NOT_FOUND lists where it looked. */
