@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@ typedef struct record { char *where, *key; th_tuning_choice choice; } record;
 typedef struct table { record *records; size_t n, capacity; } table; /* sorted by where, then key */
 
 static table kept;
+static atomic_bool changed; /* something was kept that is in no record */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* The place of (where, key), or where it would stand. */
@@ -80,11 +82,18 @@ bool th_tuning_find(const char *where, const char *key, th_tuning_choice *out) {
 th_status th_tuning_keep(const char *where, const char *key, const th_tuning_choice *choice) {
   if (!printable(where, ' ') || !printable(key, '!') || !strcmp(key, "at") || !isfinite(choice->microseconds) || choice->microseconds < 0)
     return TH_ERROR(INVALID_ARGUMENT, "a tuning record at \"%s\" with key \"%s\" and %g us cannot be kept", where, key, choice->microseconds);
+  bool found;
   pthread_mutex_lock(&lock);
+  place(&kept, where, key, &found);
+  if (!found && kept.n >= TH_TUNING_RECORDS) empty(&kept); /* begun anew: what is still in use is in its users' states */
   th_status status = insert(&kept, where, key, choice);
   pthread_mutex_unlock(&lock);
+  if (!status) atomic_store(&changed, true);
   return status;
 }
+
+bool th_tuning_changed(void) { return atomic_load(&changed); }
+void th_tuning_mark(bool now) { atomic_store(&changed, now); }
 
 static uint32_t checksum(const char *where, const char *line, size_t n) { /* FNV-1a */
   uint32_t h = 2166136261u;
@@ -150,7 +159,8 @@ static const char *read_record(const char *where, char *line, th_tuning_choice *
   return end == time + 1 || *end || !isfinite(out->microseconds) || out->microseconds < 0 ? "the time is no number of microseconds" : NULL;
 }
 
-th_status th_tuning_read(const char *text, size_t size) {
+/* Parses all of `text`, then puts it to what is kept; `over`: in the place of what stands there under the same keys. */
+static th_status take(const char *text, size_t size, bool over) {
   char where[TH_TUNING_TEXT] = "", line[TH_TUNING_TEXT + 2 * TH_TUNING_BYTES + 64];
   th_tuning_choice choice;
   table new = {0};
@@ -165,39 +175,48 @@ th_status th_tuning_read(const char *text, size_t size) {
     else {
       memcpy(line, at, n);
       line[n] = 0;
-      if (number == 1) why = strcmp(line, "thunder tuning 2") ? "want \"thunder tuning 1\"" : NULL;
+      if (number == 1) why = strcmp(line, "thunder tuning 2") ? "want \"thunder tuning 2\"" : NULL;
       else if (!strncmp(line, "at ", 3)) {
         why = check("", line + 3);
         if (!why && !printable(line + 3, ' ')) why = "the place";
         if (!why) snprintf(where, sizeof where, "%.*s", TH_TUNING_TEXT - 1, line + 3);
       } else if (!*where) why = "a record before any \"at\"";
       else why = read_record(where, line, &choice);
+      if (!why && new.n >= TH_TUNING_RECORDS) why = "there are too many before it";
       if (!why && number > 1 && strncmp(line, "at ", 3)) status = insert(&new, where, line, &choice);
     }
     if (why) status = TH_ERROR(INVALID_ARGUMENT, "tuning records, line %u: %s", number, why);
     at = stop ? stop + 1 : end;
   }
   pthread_mutex_lock(&lock);
-  if (!status && kept.n + new.n > kept.capacity) { /* room first, so that what follows cannot stop half-way */
-    record *more = realloc(kept.records, (kept.n + new.n) * sizeof *more);
-    if (more) kept.records = more, kept.capacity = kept.n + new.n;
-    else status = TH_ERROR(RESOURCE_EXHAUSTED, "no memory for %zu tuning records", kept.n + new.n);
+  bool found;
+  size_t absent = 0;
+  for (size_t i = 0; !status && i < new.n; i++) place(&kept, new.records[i].where, new.records[i].key, &found), absent += !found;
+  if (kept.n + absent > TH_TUNING_RECORDS) { /* they do not fit together: those that matter more stay */
+    empty(over ? &kept : &new);
+    absent = new.n;
+  }
+  if (!status && kept.n + absent > kept.capacity) { /* room first, so that what follows cannot stop half-way */
+    record *more = realloc(kept.records, (kept.n + absent) * sizeof *more);
+    if (more) kept.records = more, kept.capacity = kept.n + absent;
+    else status = TH_ERROR(RESOURCE_EXHAUSTED, "no memory for %zu tuning records", kept.n + absent);
   }
   for (size_t i = 0; !status && i < new.n; i++) {
-    bool found;
     size_t to = place(&kept, new.records[i].where, new.records[i].key, &found);
-    if (found) kept.records[to].choice = new.records[i].choice;
-    else {
-      memmove(kept.records + to + 1, kept.records + to, (kept.n - to) * sizeof *kept.records);
-      kept.records[to] = new.records[i];
-      new.records[i].where = new.records[i].key = NULL; /* handed over */
-      kept.n++;
-    }
+    if (found && over) kept.records[to].choice = new.records[i].choice;
+    if (found) continue;
+    memmove(kept.records + to + 1, kept.records + to, (kept.n - to) * sizeof *kept.records);
+    kept.records[to] = new.records[i];
+    new.records[i].where = new.records[i].key = NULL; /* handed over */
+    kept.n++;
   }
   pthread_mutex_unlock(&lock);
   empty(&new);
   return status;
 }
+
+th_status th_tuning_read(const char *text, size_t size) { return take(text, size, true); }
+th_status th_tuning_merge(const char *text, size_t size) { return take(text, size, false); }
 
 void th_tuning_clear(void) {
   pthread_mutex_lock(&lock);

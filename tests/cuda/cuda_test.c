@@ -1,10 +1,13 @@
 /* Plans for CUDA on a driver that works on host memory (fake_cuda.c): launch by launch, capture, replay, staging, faults of kernels,
- * failures of every call of the driver, release; all of it region by region too. */
+ * failures of every call of the driver, release; all of it region by region too; what is timed is kept on disk. */
 #include <dlfcn.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "executors/run/cuda/driver.h"
 #include "executors/run/library.h"
 #include "executors/run/profile.h"
+#include "executors/run/tuning.h"
 #include "ir/base/log.h"
 #include "tests/cuda/plans.h"
 
@@ -20,6 +23,7 @@ static Thunder__Wire__Module modules[2];
 /* A library function, as a vendor's room has it: result = bits 7; keeps a state, is given scratch and a blob. */
 typedef struct keep { th_library_state base; int calls; } keep;
 static int states, captured;
+static bool chooses; /* it has timed something */
 static bool profiling; /* the calls are profiled, ... */
 static th_region_times seen[REGIONS], whole; /* ... and this is what the last one gave */
 static void keep_free(th_library_state *s) { states--, free(s); }
@@ -36,6 +40,7 @@ static th_status seven(const th_library_args *a) {
     states++;
   }
   ((keep *)*a->state)->calls++;
+  if (chooses) CHECK_OK(th_tuning_keep("Fake", "test.seven:5", &(th_tuning_choice){.microseconds = 1}));
   captured += a->capturing;
   return TH_CUDA(d, set_32, ((CUdeviceptr)(uintptr_t)a->results[0].data, 7, N, a->stream));
 }
@@ -441,6 +446,31 @@ static void graphs_that_cannot_be(void) {
   }
 }
 
+/* What a call timed is in the record on disk when it returns. */
+static void choices(void) {
+  char folder[] = "/tmp/thunder-cuda-XXXXXX", record[64], lock[64];
+  struct stat s;
+  trainer t;
+  CHECK(mkdtemp(folder));
+  snprintf(record, sizeof record, "%s/tuning/v2", folder);
+  snprintf(lock, sizeof lock, "%s/tuning/lock", folder);
+  setenv("THUNDER_CACHE_DIR", folder, 1);
+  th_tuning_load();
+  make(256);
+  CHECK_OK(start(&t));
+  CHECK_OK(call(&t, true));
+  CHECK(stat(record, &s)); /* nothing */
+  chooses = true;
+  CHECK_OK(call(&t, false));
+  chooses = false;
+  CHECK(!stat(record, &s) && s.st_size > 0);
+  stop(&t);
+  CHECK(!unlink(record) && !unlink(lock));
+  snprintf(record, sizeof record, "%s/tuning", folder);
+  CHECK(!rmdir(record) && !rmdir(folder));
+  th_tuning_clear();
+}
+
 static void refused_at_load(void) {
   th_program *program;
   uint32_t kernel = 1; /* instructions: scalars, scale_add, ... */
@@ -529,6 +559,7 @@ int main(void) {
   addresses();
   faults_of_kernels();
   regions();
+  choices();
   a_captured_stream();
   refused_at_load();
   changed_at_random();

@@ -1,14 +1,19 @@
 /* cublaslt.matmul over the fakes of cublasLt and the driver: random products of random layouts against a naive loop over the
- * views, with nothing written beside them; algorithms: timed once, by key, fastest taken, captured, deterministic, imported; and
+ * views, with nothing written beside them; algorithms: timed once, by key, fastest taken, captured, deterministic, imported, by another process; and
  * each entry point failing in turn, with an error and nothing left over. THUNDER_TEST_SEED repeats a run. */
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdint.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "executors/run/contraction.h"
 #include "executors/run/cublaslt/cublaslt.h"
 #include "executors/run/tuning.h"
+#include "ir/base/log.h"
 #include "tests/cuda/fake.h"
 #include "tests/unit/check.h"
 
@@ -568,6 +573,51 @@ static void test_algorithms(void) {
   drop(&p);
 }
 
+/* In a process of its own, that ends as programs do; what it kept is in the record on disk then. */
+static void process(bool deterministic, long want, int candidate) {
+  fflush(NULL);
+  pid_t child = fork();
+  CHECK(child >= 0);
+  if (!child) {
+    th_library_state *state = NULL;
+    product p = plain(TH_EPILOGUE_NONE);
+    th_library_args args = arguments(&p, &state);
+    args.deterministic = deterministic;
+    CHECK_INT(called(&args, &p), want);
+    CHECK_INT(fake->last_candidate, candidate);
+    CHECK((fake->heuristics > 0) == (want > 1 || deterministic));
+    finish(state);
+    drop(&p);
+    exit(0);
+  }
+  int status;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK_INT(status, 0);
+}
+
+/* A second process neither asks the library nor times. Before anything else: this process must not have read the record. */
+static void test_processes(const char *cache) {
+  char folder[128], record[160];
+  struct stat s;
+  snprintf(folder, sizeof folder, "%s/tuning", cache);
+  snprintf(record, sizeof record, "%s/v2", folder);
+  process(true, 1, 0);
+  CHECK(stat(folder, &s)); /* deterministic: not touched */
+  process(false, 4 * (1 + 3) + 1, fake->fastest);
+  CHECK(!stat(record, &s));
+  process(false, 1, fake->fastest);
+  process(true, 1, 0);
+  fake->fastest = 3; /* what is chosen stays, and the timing that would find this is not done */
+  process(false, 1, 2);
+  CHECK(!unlink(record));
+  process(false, 4 * (1 + 3) + 1, 3);
+  fake->fastest = 2;
+  CHECK(!unlink(record));
+  snprintf(record, sizeof record, "%s/lock", folder);
+  CHECK(!unlink(record));
+  CHECK(!rmdir(folder) && !rmdir(cache));
+}
+
 static void test_shared_memory(void) { /* lhs' columns and the result's in one buffer: never run more often than asked */
   th_library_state *state = NULL;
   product p = plain(TH_EPILOGUE_NONE);
@@ -636,6 +686,15 @@ int main(void) {
   fake = dlsym(driver, "fake");
   CHECK(fake);
   fake->stream = &fake;
+  char cache[] = "/tmp/thunder-matmul-XXXXXX";
+  CHECK(mkdtemp(cache));
+  setenv("THUNDER_CACHE_DIR", cache, 1);
+  test_processes(cache);
+  setenv("THUNDER_CACHE_DIR", "/dev/null", 1); /* no record from here on, */
+  int errors = open("/dev/null", O_WRONLY | O_CLOEXEC);
+  th_log_fd_set(errors); /* which is said once */
+  th_tuning_load();
+  th_log_fd_set(-1);
   product p = plain(TH_EPILOGUE_DGELU_SUM);
   printf("entry points failed: %ld deterministic", fail_each(&p, true)); /* first: opening the library is among them */
   printf(", %ld timed", fail_each(&p, false));

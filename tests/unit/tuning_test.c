@@ -1,4 +1,5 @@
-/* Tuning records: find, keep, the text's round trip, and every damaged line refused with its number, nothing taken. */
+/* Tuning records: find, keep, the text's round trip, and every damaged line refused with its number, nothing taken; texts changed at random
+ * whose checksums are right; no more records than are said. */
 #include "executors/run/tuning.h"
 #include "tests/unit/check.h"
 
@@ -27,6 +28,91 @@ static unsigned line_of(const char *text, size_t at) {
   unsigned line = 1;
   for (size_t i = 0; i < at; i++) line += text[i] == '\n';
   return line;
+}
+
+/* FNV-1a, as tuning.c has it: to get past the checksums. */
+static uint32_t sum(uint32_t h, const char *s, size_t n) {
+  for (size_t i = 0; i < n; i++) h = (h ^ (uint8_t)s[i]) * 16777619u;
+  return h;
+}
+
+/* Lines of `text` changed, dropped, doubled and cut, most with a checksum that fits. What is taken comes back from th_tuning_write. */
+static void changed_at_random(const char *text) {
+  uint64_t random = 88172645463325252u;
+  int taken = 0;
+  for (int run = 0; run < 20000; run++) {
+    char out[4096], line[1024], where[1024] = "", *again;
+    size_t n = 0, size;
+    int lines = 0;
+    for (const char *at = text; *at && lines < 6; at = strchr(at, '\n') + 1, lines++) {
+      size_t length = (size_t)(strchr(at, '\n') - at), body;
+      memcpy(line, at, length);
+      line[length] = 0;
+      random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+      uint64_t r = random;
+      if (r % 16 == 0) continue;
+      body = lines && length > 9 ? length - 9 : length;
+      if (r % 16 == 1) body = (r >> 8) % (body + 1);
+      if (r % 16 < 4 && body) line[(r >> 16) % body] = (r >> 40) % 4 ? (char)(r >> 32) : " ,:.-0"[(r >> 48) % 6];
+      line[body] = 0;
+      bool place = !strncmp(line, "at ", 3);
+      size_t from = place ? 3 : 0;
+      if (lines && r % 16 != 2) snprintf(line + body, sizeof line - body, " %08x", sum(place ? 2166136261u : sum(2166136261u, where, strlen(where)), line + from, body - from));
+      if (place) snprintf(where, sizeof where, "%.*s", (int)(body - from), line + from);
+      for (int twice = r % 16 == 7; twice >= 0; twice--) n += (size_t)snprintf(out + n, sizeof out - n, "%s\n", line);
+    }
+    th_tuning_clear();
+    th_status status = th_tuning_read(out, n);
+    if (status) CHECK_INT(th_status_code(status), TH_CODE_INVALID_ARGUMENT);
+    taken += !status;
+    CHECK_OK(th_tuning_write(&again, &size));
+    if (status) CHECK_TEXT(again, "thunder tuning 2\n");
+    th_status_free(status);
+    th_tuning_clear();
+    CHECK_OK(th_tuning_read(again, size));
+    free(again);
+  }
+  printf("changed texts: %d of 20000 taken\n", taken);
+  CHECK(taken > 2000 && taken < 18000);
+}
+
+static void many(void) {
+  th_tuning_choice c, a = choice(0, 1), b = choice(0, 2);
+  char key[32], *first, *full;
+  size_t first_size, full_size;
+  th_tuning_clear();
+  CHECK_OK(th_tuning_keep("A", "first", &a));
+  CHECK_OK(th_tuning_write(&first, &first_size));
+  th_tuning_mark(false);
+  CHECK_OK(th_tuning_merge(first, first_size));
+  CHECK_OK(th_tuning_keep("A", "first", &b));
+  CHECK(th_tuning_changed());
+  CHECK_OK(th_tuning_merge(first, first_size)); /* what is there stays */
+  CHECK(th_tuning_find("A", "first", &c) && c.microseconds == 2);
+  th_tuning_clear();
+  for (int i = 0; i < TH_TUNING_RECORDS; i++) {
+    snprintf(key, sizeof key, "k:%d", i);
+    CHECK_OK(th_tuning_keep("B", key, &a));
+  }
+  CHECK_OK(th_tuning_keep("B", "k:7", &b)); /* known: no more than there were */
+  CHECK_OK(th_tuning_write(&full, &full_size));
+  CHECK_OK(th_tuning_merge(first, first_size)); /* fits no more: dropped */
+  CHECK(!th_tuning_find("A", "first", &c) && th_tuning_find("B", "k:7", &c) && c.microseconds == 2);
+  CHECK_OK(th_tuning_read(first, first_size)); /* goes before */
+  CHECK(th_tuning_find("A", "first", &c) && !th_tuning_find("B", "k:7", &c));
+  CHECK_OK(th_tuning_read(full, full_size));
+  CHECK(!th_tuning_find("A", "first", &c) && th_tuning_find("B", "k:8191", &c));
+  CHECK_OK(th_tuning_keep("B", "one-more", &a)); /* begun anew */
+  CHECK(!th_tuning_find("B", "k:7", &c) && th_tuning_find("B", "one-more", &c));
+  char *more = malloc(full_size + first_size);
+  CHECK(more);
+  memcpy(more, full, full_size);
+  const char *rest = strchr(first, '\n') + 1;
+  memcpy(more + full_size, rest, strlen(rest));
+  refused(more, full_size + strlen(rest), TH_TUNING_RECORDS + 3);
+  free(more);
+  free(first);
+  free(full);
 }
 
 int main(void) {
@@ -96,7 +182,9 @@ int main(void) {
   memcpy(bad + head, "\n", 1), refused(bad, head + 1, 3);
   memcpy(bad + head, "k h t s more\n", 13), refused(bad, head + 13, 3);
   free(bad);
+  changed_at_random(text);
   free(text);
+  many();
 
   th_status status = th_tuning_keep("two\nlines", "k", &a);
   CHECK_INT(th_status_code(status), TH_CODE_INVALID_ARGUMENT);

@@ -2,7 +2,7 @@
  * executors/run/library.h, which layouts it walks in executors/run/contraction.h.
  * The first call with a state asks the library for algorithms and, where it may (not capturing, not deterministic, results that
  * share no memory with operands), times them: the only synchronization with the host. Choices are kept in the state and in
- * executors/run/tuning.h. A captured call does neither; what it takes is settled by a later call that is not captured.
+ * executors/run/tuning.h, on disk too. A captured call does neither; what it takes is settled by a later call that is not captured.
  * Errors: th_matmul_plan_make's; NOT_FOUND without the library; UNIMPLEMENTED where the library knows no algorithm.
  * Threads: thread-safe, one call at a time for each state. */
 #ifndef THUNDER_EXECUTORS_RUN_CUBLASLT_H

@@ -298,6 +298,7 @@ static th_status choose(const call *c, state *s, bool *out_none) {
   alignment(c, VECTOR, vector_index);
   TH_TRY(point(c, s, aux_index, vector_index)); /* the library reads their alignment off the pointers */
   print_key(&s->key, text);
+  if (!args->deterministic) th_tuning_load();
   if (!args->deterministic && th_tuning_find(c->device->where, text, &choice)) {
     lt_heuristic checked = {.workspace = 0};
     uint64_t workspace;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "executors/run/cuda/program.h"
+#include "executors/run/tuning.h"
 
 enum { ALIGNMENT = 256, INPUT_ALIGNMENT = 16, MANY = 2048, MANY_SIZES = 1024, PLAIN_SHARED = 48 << 10, USER = 0 /* Trace.input_kind */ };
 static const int64_t copied_at_most = 64 << 20; /* bytes of user inputs that a step copies, so that it does not depend on where they are */
@@ -367,6 +368,7 @@ th_status th__cuda_execute(th_run *run) {
   th_status status = execute(&c);
   pthread_mutex_unlock(&c.plan->lock);
   th_cuda_context_leave(c.driver, c.on->context, before);
+  th_tuning_save(); /* what the call timed; of most calls nothing */
   return status;
 }
 
