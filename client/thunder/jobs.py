@@ -69,7 +69,7 @@ class Job:
                                        compiler=daemon.build_id())
         self.bytes = self.message.SerializeToString(deterministic=True)
         self.digest = daemon.digest(self.bytes)
-        self.origin = None
+        self.origin, self.seconds = None, None  # of its result: where it came from, what its compile took when it was made
 
     def run(self, stats):
         """The loaded program; compiled by the daemon unless this process has it. Raises CompileError, DaemonError."""
@@ -81,7 +81,7 @@ class Job:
         started = time.perf_counter()
         result = self.compile(stats.progress)
         compiled = time.perf_counter()
-        self.origin = result.origin
+        self.origin, self.seconds = result.origin, result.seconds
         try:
             program = runtime.Program(result.data)
         except Exception as error:

@@ -38,11 +38,13 @@ class Region:
         self.written = set(self.exported.written)
 
     def compile(self, arguments):
+        started = time.perf_counter()
         signature = Signature(self.layout, self.exported, [*arguments, *self.constants], self.differentiate)
         encoded = encode.encode(self.exported, signature)
         mode = "forward_backward" if signature.differentiated else "forward"
         where = device.of(arguments)
         job = jobs.Job(encoded, mode, where, executors=self.settings.executors, disabled_passes=self.settings.disabled_passes)
+        self.stats.captured(started)
         program = job.run(self.stats)
         self.executor = runtime.Executor(program, signature, encoded, where, self.stats)
         self.stats.regions += 1
@@ -219,8 +221,7 @@ class Backend:
         except (CompileError, DaemonError) as error:
             return _Raise(error)
         finally:
-            self.stats.seconds["capture"] += time.perf_counter() - (self.stats.called_at or started)
-            self.stats.called_at = None
+            self.stats.captured(started, on=True)  # then TorchDynamo makes its guards
         return made
 
 

@@ -1,4 +1,5 @@
 """What happened to a compiled function: counted, timed, readable."""
+import time
 
 
 class EagerPiece:
@@ -30,16 +31,18 @@ class CompileStats:
         overlaps (int): calls that ran in eager PyTorch because a written input shared memory with another one.
         compiles (dict): number of results by origin: "compiled" for this request, "joined" (another one's compile was waited for),
             "memory" and "disk" (the daemon's caches), "process" (this process had the plan).
-        seconds (dict): seconds spent in "capture", "compile" (waiting for the daemon) and "load".
+        seconds (dict): seconds spent in "capture" (TorchDynamo, with its guards, and writing the job), "compile" (waiting for the daemon, its start
+            included), "load" and "run": the first call of each plan, which on a GPU loads kernels and times products, and may return
+            before the device is done.
         progress: None, or a function of (stage, done, total) that is called while the daemon compiles.
     """
 
     def __init__(self):
         self.regions, self.plans, self.calls = 0, [], 0
         self.eager_pieces, self.jobs, self.compiles = [], [], {}  # jobs: what last_traces asks
-        self.seconds = {"capture": 0.0, "compile": 0.0, "load": 0.0}
+        self.seconds = {"capture": 0.0, "compile": 0.0, "load": 0.0, "run": 0.0}
         self.overlaps = 0        # calls that ran in eager because a written input overlapped another one
-        self.called_at = None
+        self.called_at = None    # when the call began, then when the last part of its capture ended; None: its region runs
         self.profile = None      # the thunder.profile that looks at this function
         self.progress = None     # called with (stage, done, total) while the daemon compiles
 
@@ -47,7 +50,20 @@ class CompileStats:
         """A call of a plan; recorded while somebody profiles the function."""
         if self.profile is not None:
             return self.profile.run(plan, inputs, encoded, is_step, title)
-        return plan.run_step(inputs) if is_step else plan.run(inputs)
+        call = plan.run_step if is_step else plan.run
+        if plan.ran:
+            return call(inputs)
+        started = time.perf_counter()
+        try:
+            return call(inputs)
+        finally:
+            self.seconds["run"] += time.perf_counter() - started
+
+    def captured(self, started, on=False):
+        """What went by since the call began, or since `started` where that is over, was capture. `on`: what comes is too."""
+        now = time.perf_counter()
+        self.seconds["capture"] += now - (self.called_at or started)
+        self.called_at = now if on else None
 
     @property
     def cache_hits(self):

@@ -322,7 +322,9 @@ class _StepRegion:
         step = self.step
         trained = _C.identity((), (), *[group["params"] for group in step.optimizer.param_groups])
         if self.trained != trained:  # the first call, or add_param_group
+            started = time.perf_counter()
             self.prepare(arguments)
+            step.stats.captured(started)
             self.trained = trained
             step.stats.regions += 1
         if step.asked:
@@ -367,8 +369,7 @@ class _StepBackend:
                 raise raised
             return fail
         finally:
-            self.step.stats.seconds["capture"] += time.perf_counter() - (self.step.stats.called_at or started)
-            self.step.stats.called_at = None
+            self.step.stats.captured(started, on=True)  # then TorchDynamo makes its guards
 
 
 class TrainStep:

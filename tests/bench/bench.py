@@ -76,7 +76,7 @@ def child(options):
     split = {"import": imported - began}
     if which == "thunder":
         split.update(step.stats.seconds)
-    split["run" if which == "thunder" else "rest"] = first - began - sum(split.values())
+    split["rest"] = first - began - sum(split.values())
     for i in range(1, 6):
         advance(i)
     times = []

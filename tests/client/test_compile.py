@@ -1,4 +1,6 @@
 """The same programs as test_capture, through the real parts: capture, thunderd, a worker, the plan, libthunder."""
+import time
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -104,3 +106,22 @@ def test_more_outputs_than_a_kernel_has():
     compiled = thunder.compile(fn, fullgraph=True)
     torch.testing.assert_close(compiled(x), fn(x), rtol=1e-10, atol=1e-10)
     assert not thunder.compile_stats(compiled).eager_pieces
+
+
+@quick
+def test_seconds_of_a_first_call():
+    """What compile_stats times lies one after the other within the calls, and only first calls add to it."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.GELU(), torch.nn.Linear(8, 3))
+    step = thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), lambda y, t: (y - t).square().mean())
+    compiled = thunder.compile(lambda x: (x * 2).sin().sum())
+    x, y = torch.randn(4, 6), torch.randn(4, 3)
+    for fn, call in ((step, lambda: step(x, y)), (compiled, lambda: compiled(x))):
+        began = time.perf_counter()
+        call()
+        took, seconds = time.perf_counter() - began, thunder.compile_stats(fn).seconds
+        assert list(seconds) == ["capture", "compile", "load", "run"] and all(value > 0 for value in seconds.values())
+        assert 0.8 * took < sum(seconds.values()) <= took, (took, seconds)
+        before = dict(seconds)
+        call()
+        assert thunder.compile_stats(fn).seconds == before
