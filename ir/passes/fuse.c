@@ -69,6 +69,13 @@ uint32_t th__fuse_whole(const fuser *f, uint32_t g) {
   return g;
 }
 
+static void raise(fuser *f, uint32_t g, uint32_t height) {
+  group *x = &f->groups[th__fuse_whole(f, g)];
+  if (x->height >= height) return;
+  x->height = height;
+  for (size_t i = 0; i < x->n_readers; i++) raise(f, x->readers[i], height + 1);
+}
+
 void th__fuse_add_dep(fuser *f, uint32_t g, uint32_t on) {
   group *x = &f->groups[g];
   on = th__fuse_whole(f, on);
@@ -76,16 +83,21 @@ void th__fuse_add_dep(fuser *f, uint32_t g, uint32_t on) {
   for (size_t i = 0; i < x->n_deps; i++)
     if (x->deps[i] == on) return;
   TH_PUSH(f->a, x->deps, x->n_deps, x->deps_capacity, on);
+  group *y = &f->groups[on];
+  TH_PUSH(f->a, y->readers, y->n_readers, y->readers_capacity, g);
+  raise(f, g, y->height + 1);
 }
 
-static bool reaches(fuser *f, uint32_t from, uint32_t to) { /* does `from` read, in the end, from `to`? */
+/* Is `to` among the readers of `from`, theirs, and so on? Looked for from below: who is asked about was made lately and has few of them,
+ * while what a group reads from is, in the end, most of the program. */
+static bool reaches(fuser *f, uint32_t from, uint32_t to) {
   from = th__fuse_whole(f, from);
   if (from == to) return true;
   group *x = &f->groups[from];
-  if (x->mark == f->search) return false;
+  if (x->mark == f->search || x->height >= f->groups[to].height) return false;
   x->mark = f->search;
-  for (size_t i = 0; i < x->n_deps; i++)
-    if (reaches(f, x->deps[i], to)) return true;
+  for (size_t i = 0; i < x->n_readers; i++)
+    if (reaches(f, x->readers[i], to)) return true;
   return false;
 }
 
@@ -155,19 +167,19 @@ static bool fits(fuser *f, uint32_t g, uint32_t at, kind k) {
 
 /* No operand of `op` but those of groups g and `besides` is computed from g. */
 static bool no_way_around(fuser *f, uint32_t g, const th_op *op, uint32_t besides) {
-  f->search++;
   for (uint32_t i = 0; i < op->n_operands; i++) {
     uint32_t from = op->operands[i] == TH_NO_VALUE ? TH_NONE : producer(f, op->operands[i]);
-    if (from != TH_NONE && from != g && from != besides && reaches(f, from, g)) return false;
+    f->search++;
+    if (from != TH_NONE && from != g && from != besides && reaches(f, g, from)) return false;
   }
   return true;
 }
 
 static bool around(fuser *f, uint32_t g, uint32_t other) { /* a way from g back to `other` through a third group */
   f->search++;
-  for (size_t i = 0; i < f->groups[g].n_deps; i++) {
-    uint32_t d = th__fuse_whole(f, f->groups[g].deps[i]);
-    if (d != g && d != other && reaches(f, d, other)) return true;
+  for (size_t i = 0; i < f->groups[other].n_readers; i++) {
+    uint32_t reader = th__fuse_whole(f, f->groups[other].readers[i]);
+    if (reader != g && reader != other && reaches(f, reader, g)) return true;
   }
   return false;
 }
@@ -199,6 +211,13 @@ static void join(fuser *f, uint32_t g, uint32_t other) {
   x->n_late += y->n_late;
   y->into = g + 1;
   y->n_ops = 0;
+  raise(f, g, y->height);
+  for (size_t i = 0; i < y->n_readers; i++) {
+    uint32_t reader = th__fuse_whole(f, y->readers[i]);
+    if (reader == g) continue;
+    TH_PUSH(f->a, x->readers, x->n_readers, x->readers_capacity, reader);
+    raise(f, reader, x->height + 1);
+  }
   for (size_t i = 0; i < y->n_deps; i++) th__fuse_add_dep(f, g, y->deps[i]);
 }
 

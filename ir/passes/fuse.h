@@ -17,6 +17,9 @@ typedef struct group {
   size_t n_ops, ops_capacity, n_deps, deps_capacity;
   uint32_t *ops, *deps;     /* positions in graph 0, rising; groups it reads from */
   uint32_t mark;            /* of a search */
+  uint32_t height;          /* above that of each group it reads from: where a search may stop */
+  uint32_t *readers;        /* groups that read from it */
+  size_t n_readers, readers_capacity;
   bool written;             /* already in the new trace */
   bool host;                /* numbers in host memory */
   bool slow;                /* a number on a device, and not a cheap one */
