@@ -23,6 +23,7 @@ static th_rewriter begin(const th_trace *from, size_t n_graphs) {
   for (size_t i = 0; i < from->n_values; i++) r.map[i] = TH_NO_VALUE;
   th_trace *to = th_trace_create(from->context);
   to->symbols = from->symbols;
+  th_trace_reserve(to, from->n_values + from->n_values / 8); /* most passes add little */
   r.b = th_builder_make(to, 0);
   for (size_t g = 0; g < n_graphs; g++) {
     th_trace_add_graph(to, from->graphs[g]->name);
@@ -44,9 +45,10 @@ void th_rewrite_at(th_rewriter *r, const th_op *op) {
 }
 
 static th_op *copy_op(th_builder *b, const th_trace *from, const th_op *op, const th_value *map) {
+  enum { FEW = 8 };
   th_arena *a = th_context_arena(b->trace->context);
-  th_value *operands = TH_ARENA_ARRAY(a, th_value, op->n_operands);
-  th_type *types = TH_ARENA_ARRAY(a, th_type, op->n_results);
+  th_value few_operands[FEW], *operands = op->n_operands <= FEW ? few_operands : TH_ARENA_ARRAY(a, th_value, op->n_operands);
+  th_type few_types[FEW], *types = op->n_results <= FEW ? few_types : TH_ARENA_ARRAY(a, th_type, op->n_results);
   for (uint32_t i = 0; i < op->n_operands; i++) operands[i] = op->operands[i] == TH_NO_VALUE ? TH_NO_VALUE : map[op->operands[i]];
   for (uint32_t i = 0; i < op->n_results; i++) types[i] = from->values[op->result + i].type;
   th_op *copy = th_trace_add_op(b->trace, b->graph, op->kind, operands, op->n_operands, op->attrs, types, op->n_results);

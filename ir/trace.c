@@ -18,6 +18,14 @@ th_graph *th_trace_add_graph(th_trace *t, const char *name) {
   return g;
 }
 
+void th_trace_reserve(th_trace *t, size_t n_values) {
+  if (n_values <= t->values_capacity) return;
+  th_value_info *values = TH_ARENA_ARRAY(th_context_arena(t->context), th_value_info, n_values);
+  if (t->n_values) memcpy(values, t->values, t->n_values * sizeof *values);
+  t->values = values;
+  t->values_capacity = n_values;
+}
+
 static th_value add_value(th_trace *t, th_value_info info) {
   TH_PUSH(th_context_arena(t->context), t->values, t->n_values, t->values_capacity, info);
   return (th_value)(t->n_values - 1);

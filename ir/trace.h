@@ -121,6 +121,8 @@ static inline const th_symbol *th_trace_symbol(const th_trace *trace, uint32_t s
 }
 
 th_trace *th_trace_create(th_context *context); /* no graphs yet */
+/* Room for so many values at once, of a new trace: growing to them step by step would leave twice their memory behind. */
+void th_trace_reserve(th_trace *trace, size_t n_values);
 th_graph *th_trace_add_graph(th_trace *trace, const char *name);
 th_value th_trace_add_input(th_trace *trace, uint32_t graph, th_type type);
 /* Sets the outputs of a graph; copies `values`. */

@@ -36,6 +36,10 @@ static bool stays_in_row(const th_trace *t, const th_op *op, const th_type *doma
  * once a row, then all elements? A row is then read for the last time where its elements are written, each after it was read. */
 static bool is_rows(const th_trace *t, const th_graph *body, const th_type *type) {
   const th_op *first = NULL;
+  for (size_t i = 0; i < body->n_ops && !first; i++)
+    if (th_op_is_reduction(body->ops[i]) && type->rank && th_gen_reduces(t->context, body->ops[i], type->rank - 1)) first = body->ops[i];
+  if (!first) return false; /* as most bodies: before memory for every value is asked for */
+  first = NULL;
   bool *of_row = TH_ARENA_ARRAY(th_context_arena(t->context), bool, t->n_values); /* computed from a reduction, not an element */
   for (size_t i = 0; i < body->n_ops; i++) {
     const th_op *op = body->ops[i];
