@@ -127,16 +127,25 @@ static void settle(batcher *b, const uint32_t *members, uint32_t n, size_t befor
   fill_positions(b);
 }
 
+/* Members of a batch, at most: where a class does not fit into one, all get as many, so that one kernel is compiled and not one for each number. */
+static uint32_t limit(const batcher *b, uint32_t from) {
+  uint32_t each = b->g->ops[from]->n_operands + b->g->ops[from]->n_results, most = each * MOST > MOST_TENSORS ? MOST_TENSORS / each : MOST, n = 0;
+  for (uint32_t i = from; i < b->g->n_ops; i++) n += b->class_of[i] == b->class_of[from];
+  if (!most) return 0;
+  uint32_t batches = (n + most - 1) / most;
+  return (n + batches - 1) / batches;
+}
+
 static void gather(batcher *b, uint32_t from) {
-  uint32_t class_ = b->class_of[from], members[MOST], n = 0;
-  size_t produced = 0, read = b->n_order, tensors = 0;
-  for (uint32_t i = from; i < b->g->n_ops && n < MOST; i++) {
+  uint32_t class_ = b->class_of[from], members[MOST], n = 0, most = limit(b, from);
+  size_t produced = 0, read = b->n_order;
+  for (uint32_t i = from; i < b->g->n_ops && n < most; i++) {
     if (b->class_of[i] != class_) continue;
-    size_t p = last_producer(b, i), r = first_reader(b, i), each = b->g->ops[i]->n_operands + b->g->ops[i]->n_results;
+    size_t p = last_producer(b, i), r = first_reader(b, i);
     if (p < produced) p = produced;
     if (r > read) r = read;
-    if (p > r || tensors + each > MOST_TENSORS || meets_member(b, i)) continue;
-    produced = p, read = r, tensors += each;
+    if (p > r || meets_member(b, i)) continue;
+    produced = p, read = r;
     b->member[i] = true;
     members[n++] = i;
   }

@@ -191,7 +191,8 @@ static th_value unscaled(step *s, th_value g) { return s->o->loss_scale ? th__un
 static th_value clip(step *s) {
   th_builder *b = s->b;
   th_dtype d = TH_DTYPE_none;
-  th_value sum = TH_NO_VALUE;
+  th_value sum = TH_NO_VALUE, *squares = TH_ARENA_ARRAY(th_context_arena(b->trace->context), th_value, s->n_params);
+  uint32_t n = 0;
   for (uint32_t k = 0; k < s->n_params; k++)
     if (s->params[k].grad != TH_NO_VALUE) d = th_dtype_promote(d, th_dtype_of(b, s->params[k].grad));
   if (d == TH_DTYPE_none) return th_const(b, 0, TH_DTYPE_f32);
@@ -203,9 +204,10 @@ static th_value clip(step *s) {
     uint32_t rank = th_rank(b, g);
     th_last_dims(rank, rank, dims);
     g = th_convert(b, unscaled(s, g), wide);
-    th_value square = th_reduce(b, TH_OP_reduce_sum, th_mul(b, g, g), dims, rank, false);
-    sum = sum == TH_NO_VALUE ? square : th_add(b, sum, square);
+    squares[n++] = th_reduce(b, TH_OP_reduce_sum, th_mul(b, g, g), dims, rank, false);
   }
+  /* All of them first: those of many parameters are added up in several kernels, and the first must not come before the last square. */
+  for (uint32_t k = 0; k < n; k++) sum = k ? th_add(b, sum, squares[k]) : squares[k];
   th_value norm = th_sqrt(b, sum);
   th_value factor = th_div(b, th_convert(b, s->max_norm, wide), th_add_scalar(b, norm, 1e-6));
   factor = th_min(b, factor, th_const(b, 1, wide));

@@ -182,6 +182,34 @@ def test_plan_that_may_skip(monkeypatch, tmp_path):
     assert arena_scaled <= arena + 128 * 8 * n
 
 
+class Many(nn.Module):
+    """More parameters than one kernel adds up squares of, or one batch updates."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.parts = nn.ParameterList(nn.Parameter(torch.randn(3 + i % 5)) for i in range(n))
+
+    def forward(self, x):
+        return torch.stack([(p * x).sum() for p in self.parts]).sum()
+
+
+def test_many_parameters(tmp_path):
+    """All squares in one batch, before they are added up; the updates in batches of one number of members, so that one kernel is compiled for them."""
+    n = 300
+    model = Many(n)
+    step = thunder.train_step(model, torch.optim.AdamW(model.parameters(), lr=1e-2), lambda y, t: (y - t).square(), clip_grad_norm=0.1)
+    job, = gpu_programs.captured([lambda: step(torch.ones(()), torch.ones(()))])
+    path = tmp_path / "job.bin"
+    path.write_bytes(job.SerializeToString(deterministic=True))
+    done = subprocess.run([THUNDERC, str(path), "--dump-after=batch"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    batches = [l for l in main_of(done.stdout) if "batch: " in l]
+    sizes = [int(re.search(r"batch: (\d+)", l)[1]) for l in batches]
+    squares = [size for l, size in zip(batches, sizes) if l.count("f32[]") == size]
+    updates = [size for l, size in zip(batches, sizes) if l[l.rfind("} :"):].count("f32[") == 3 * size]
+    assert squares == [n] and updates == [100, 100, 100], sizes
+
+
 def test_compiles_for_a_gpu(monkeypatch, tmp_path):
     test_kernels.need_nvrtc()
     job = dumped(monkeypatch, tmp_path, "cuda:sm_90", precision="bf16-mixed")
