@@ -53,7 +53,8 @@ def torch_split(torch):
     forward, backward = (sum(metrics.get(f"compile_fx.<locals>.{name}", [])) for name in ("fw_compiler_base", "bw_compiler"))
     whole = sum(metrics.get("_compile.compile_inner", []))
     if not whole or not forward or not backward:
-        raise SystemExit(f"this torch names its compile times otherwise: {sorted(metrics)}")
+        print(f"torch.compile: this torch names its compile times otherwise, all is run: {sorted(metrics)}", file=sys.stderr)
+        return 0.0, 0.0
     return whole - forward, forward + backward
 
 
@@ -133,7 +134,7 @@ def run_side(side, options, place):
     found = json.loads(line.removeprefix("FOUND "))
     if side == "empty" and found["device"] != "cpu" and not os.path.exists(f"{place}/cache/tuning/v2"):
         sys.exit("empty: no tuning record was written, so the warm process has to time products too")
-    print(f"  {side}: {found['total']:.2f} s", file=sys.stderr)
+    print("".join(f"  {line}\n" for line in done.stderr.splitlines() if line.startswith("torch.compile: ")) + f"  {side}: {found['total']:.2f} s", file=sys.stderr)
     return found
 
 
@@ -172,7 +173,7 @@ def show(found, options):
         print(f"of the {middle['split']['compile']:.2f} s of compile with an empty cache, the daemon's worker took {middle['worker']:.2f}")
     if options.capture:
         ours, peer = median(found["empty"])["split"]["capture"], median(found["torch.compile"])["split"]["capture"]
-        print(f"capture: {ours:.2f} s (TorchDynamo, export, job); torch.compile's {peer:.2f} s (TorchDynamo and AOTAutograd): {ours / peer:.2f}x")
+        print(f"capture: {ours:.2f} s (TorchDynamo, export, job); torch.compile's {peer:.2f} s (TorchDynamo and AOTAutograd): {ours / max(peer, 1e-9):.2f}x")
 
 
 # ---- compile time by number of layers ----
