@@ -100,6 +100,17 @@ static const char *find(const th_cuda_loaded *list, size_t n, uint32_t k, const 
 /* Does what is read of a row stay from one pass over it to the next? */
 static bool holds(const th_cuda_gen *x) { return x->row && x->shape->cached; }
 
+/* The row's part of operand k to shared memory, all of it at once: a pass that read it itself would wait for a vector a time. Each thread copies
+ * what it will read. */
+static void fill(th_cuda_gen *x, uint32_t k, const char *raw, const char *to, const char *at, const char *offset) {
+  const th_cuda_shape *s = x->shape;
+  th_strbuf *d = x->declared;
+  th_strbuf_printf(d, "    %s *%s = (%s *)(th_shared + %lld);\n", raw, to, raw, (long long)x->shared);
+  th_strbuf_printf(d, "    #pragma unroll\n    for (int turn = 0; turn < %lld; turn++) {\n%s", (long long)s->turns, x->turn_index);
+  th_strbuf_printf(d, "      if (turn * %lld + place < %lld) th_copy<%d>(%s, p%u + %s);\n    }\n", (long long)s->team, (long long)(s->length / s->width), x->width, at, k, offset);
+  x->copies = true;
+}
+
 /* The operand's vector at `offset`, as an array of raw elements. */
 static const char *vector(th_cuda_gen *x, uint32_t k, th_dtype dtype, const char *offset) {
   th_gen *g = &x->g;
@@ -111,13 +122,12 @@ static const char *vector(th_cuda_gen *x, uint32_t k, th_dtype dtype, const char
     const char *held = find(x->held, x->n_held, k, offset), *to = held ? held : th_gen_name(g, "z");
     const char *at = th_arena_printf(g->a, "%s + (turn * %d + place) * %d", to, (int)x->shape->team, x->width);
     write_before(x, th_arena_printf(g->a, "%s %s[%d];", raw, array, x->width));
-    write_before(x, held ? th_arena_printf(g->a, "th_read(%s, (const %s *)%s);", array, raw, at) : th_arena_printf(g->a, "th_read(%s, p%u + %s);", array, k, offset));
+    write_before(x, th_arena_printf(g->a, "th_read(%s, (const %s *)%s);", array, raw, at));
     th_cuda_loaded load = {k, offset, array};
     TH_PUSH(g->a, x->loads, x->n_loads, x->loads_capacity, load);
     if (held) return array;
+    fill(x, k, raw, to, at, offset);
     int64_t bytes = x->shape->turns * x->shape->team * x->width * (int64_t)th_dtype_size(dtype);
-    write_before(x, th_arena_printf(g->a, "th_write(%s, %s);", at, array));
-    th_strbuf_printf(x->declared, "    %s *%s = (%s *)(th_shared + %lld);\n", raw, to, raw, (long long)x->shared);
     x->shared += (bytes + 15) / 16 * 16;
     th_cuda_loaded keep = {k, offset, to};
     TH_PUSH(g->a, x->held, x->n_held, x->held_capacity, keep);

@@ -76,4 +76,19 @@ const char th_cuda_prelude[] =
     "  else if constexpr (sizeof(x) == 4) { unsigned v; memcpy(&v, x, 4); *reinterpret_cast<unsigned *>(p) = v; }\n"
     "  else {\n"
     "#pragma unroll\n"
-    "    for (int i = 0; i < N; i++) p[i] = x[i];\n  }\n}\n";
+    "    for (int i = 0; i < N; i++) p[i] = x[i];\n  }\n}\n"
+    /* A vector from global to shared memory, which is there after th_copies_wait() of the same thread. */
+    "template <int N, typename T> __device__ __forceinline__ void th_copy(T *to, const T *from) {\n"
+    "#ifdef __CUDACC_RTC__\n"
+    "  if constexpr (sizeof(T) * N % 16 == 0) {\n"
+    "#pragma unroll\n"
+    "    for (int i = 0; i < (int)sizeof(T) * N / 16; i++)\n"
+    "      asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16;\" :: \"r\"((unsigned)__cvta_generic_to_shared(to) + i * 16), \"l\"((const char *)from + i * 16));\n"
+    "    return;\n  }\n"
+    "#endif\n"
+    "#pragma unroll\n"
+    "  for (int i = 0; i < N; i++) to[i] = from[i];\n}\n"
+    "__device__ __forceinline__ void th_copies_wait() {\n"
+    "#ifdef __CUDACC_RTC__\n"
+    "  asm volatile(\"cp.async.wait_all;\" ::: \"memory\");\n"
+    "#endif\n}\n";

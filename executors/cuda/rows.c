@@ -14,6 +14,7 @@ static int open_turns(th_cuda_gen *x, const th_cuda_row *r, const char **index) 
   const th_cuda_shape *s = x->shape;
   int opened = 1;
   const char *vectors = th_gen_dim(g, th_dim_floordiv(g->c, s->n_reduced, th_dim_const(g->c, s->width)));
+  if (!x->first_pass) x->first_pass = g->s.length + 1;
   if (s->cached || s->n_sums || (s->turns >= 0 && s->turns <= 16)) { /* arrays have a place for each turn */
     th_gen_line(g, s->in_shared ? "#pragma unroll 4" : "#pragma unroll");
     th_gen_open(g, "for (int turn = 0; turn < %lld; turn++)", (long long)s->turns);
@@ -28,6 +29,7 @@ static int open_turns(th_cuda_gen *x, const th_cuda_row *r, const char **index) 
   /* Names are the same in all passes: what was read at an index in one is found in the next. */
   uint32_t last = s->domain.rank - 1, kept = 0;
   const char *rest = "j";
+  size_t before = g->s.length;
   for (uint32_t i = 0; i < s->domain.rank; i++)
     if (!th_gen_reduces(g->c, s->rows, i)) index[i] = r->index[kept++];
   for (uint32_t i = s->domain.rank; i-- > 0;) {
@@ -44,6 +46,7 @@ static int open_turns(th_cuda_gen *x, const th_cuda_row *r, const char **index) 
       rest = th_arena_printf(g->a, "rest_%u", i);
     }
   }
+  if (s->in_shared) x->turn_index = th_arena_printf(g->a, "      const %s j = turn * %lld + place;\n%s", g->index_type, (long long)s->team, th_strbuf_text(&g->s) + before);
   index[last] = th_cuda_lanes_open(x, index[last], s->width);
   return opened;
 }
@@ -313,7 +316,7 @@ void th_cuda_rows(th_cuda_gen *x, th_kernel_source *out) {
   th_strbuf before = g->s, declared = th_strbuf_make(g->a);
   g->s = th_strbuf_make(g->a);
   x->declared = &declared;
-  x->n_held = 0;
+  x->n_held = x->first_pass = 0;
   x->row = &r;
   size_t mark = th_gen_mark(g);
   th_gen_hoist(g, &row_shape, r.index, false);
@@ -340,6 +343,11 @@ void th_cuda_rows(th_cuda_gen *x, th_kernel_source *out) {
   const char *text = th_strbuf_text(&g->s);
   g->s = before;
   th_strbuf_add(&g->s, th_strbuf_text(&declared));
+  if (x->copies) { /* after the numbers of the row, which come meanwhile */
+    th_strbuf_add_bytes(&g->s, text, x->first_pass - 1);
+    th_gen_line(g, "th_copies_wait();");
+    text += x->first_pass - 1;
+  }
   th_strbuf_add(&g->s, text);
   th_gen_close(g);
   if (s->n_sums) write_parts(x, sums);

@@ -28,13 +28,12 @@ def made(work, batch, device, budget=None):
         if half:
             model = model.to(torch.bfloat16)
         if name:
-            x = y = torch.zeros(batch, length, dtype=torch.int64)
-            y = torch.ones(batch, length, dtype=torch.int64)
+            x, y = (torch.randint(0, 50257, (batch, length)) for _ in range(2))
             optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
             step = thunder.train_step(model, optimizer, models.loss_fn, clip_grad_norm=1.0, precision=None if half else "bf16-mixed", memory_budget=budget)
         else:
             model = model.to(memory_format=torch.channels_last)
-            x, y = torch.zeros(batch, 3, 224, 224).to(memory_format=torch.channels_last), torch.zeros(batch, dtype=torch.int64)
+            x, y = torch.randn(batch, 3, 224, 224).to(memory_format=torch.channels_last), torch.randint(0, 1000, (batch,))
             step = thunder.train_step(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4), torch.nn.functional.cross_entropy,
                                       precision="bf16-mixed", memory_budget=budget)
     return step, x, y
