@@ -381,8 +381,26 @@ def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=F
     return torch.native_batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps)[0]
 
 
+def _attention(query, key, value, *args, **kwargs):
+    """F.scaled_dot_product_attention, which asks no shape function of PyTorch's whether a key has a value: as symbols their numbers, and the
+    mask's, stay two where nobody says that they are one."""
+    _same_size(key.size(-2), value.size(-2))
+    mask = args[0] if args else kwargs.get("attn_mask")
+    if isinstance(mask, torch.Tensor) and mask.dim() > 1:
+        for size, given in ((query.size(-2), mask.size(-2)), (key.size(-2), mask.size(-1))):
+            _same_size(size, given)
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+
+
+def _same_size(a, b):
+    """A guard that two sizes are one where they are so in the call that is captured."""
+    if (isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt)) and hint(a) == hint(b):
+        torch._check(a == b)
+
+
 _CALLED_AS = {  # functions of a TorchDynamo graph -> what is called in their place
     torch.nn.functional.batch_norm: _batch_norm,
+    torch.nn.functional.scaled_dot_product_attention: _attention,
     torch.batch_norm: lambda x, weight, bias, mean, var, training, momentum, eps, cudnn_enabled: _batch_norm(x, mean, var, weight, bias, training, momentum, eps),
 }
 

@@ -33,6 +33,28 @@ def test_gradients_whose_shapes_no_saved_tensor_has(number, dynamic, layout):
     assert not thunder.compile_stats(compiled).eager_pieces
 
 
+def attend(q, k, v, **options):
+    return F.scaled_dot_product_attention(q, k, v, **options)
+
+
+@quick
+@pytest.mark.parametrize("mask", [None, "causal", "rows", "wide"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_attention_whose_numbers_of_queries_and_keys_change(mask, groups):
+    """No shape function of PyTorch's says that keys and values are as many, and the mask's columns: capture does."""
+    compiled, counts = thunder.compile(attend, fullgraph=True), []
+    for batch, queries, keys in ((2, 8, 8), (2, 8, 12), (2, 9, 13), (3, 10, 14), (4, 5, 21), (3, 11, 6)):
+        q, k, v = (torch.randn(batch, heads, n, 16, requires_grad=True) for heads, n in ((4, queries), (4 // groups, keys), (4 // groups, keys)))
+        given = {"causal": {"is_causal": True}, "rows": {"attn_mask": torch.randn(queries, keys)}, "wide": {"attn_mask": torch.rand(batch, 1, 1, keys) < 0.8}}.get(mask, {})
+        given["enable_gqa"] = groups > 1
+        want, got = attend(q, k, v, **given), compiled(q, k, v, **given)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, equal_nan=True)
+        for a, b in zip(*(torch.autograd.grad(out.nan_to_num().square().sum(), (q, k, v)) for out in (got, want))):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        counts.append(thunder.compile_stats(compiled).regions)
+    assert counts[-1] == counts[3] <= 4 and not thunder.compile_stats(compiled).eager_pieces
+
+
 @quick
 def test_other_sizes_and_numbers_compile_once_more():
     torch.manual_seed(0)
