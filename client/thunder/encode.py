@@ -406,6 +406,10 @@ class Encoder:
             types = (types + [wire.NONE] * row.results)[:row.results]
         if name == "torch._native_batch_norm_legit_no_training" and exported.device != "cpu":
             types[1:] = [wire.NONE] * 2  # the statistics that nobody reads: empty on the CPU, and so in the table
+        if name in ("torch._native_batch_norm_legit_functional", "torch._native_batch_norm_legit.no_stats") and value[0].dtype in (torch.bfloat16, torch.float16):
+            # As the operators make them; PyTorch's shape function says other dtypes on the CPU than on a GPU.
+            statistics = [given[n].meta["val"].dtype for n in ("running_mean", "running_var") if n in given]
+            types[1:] = [self.type(dtype, v.size()) for dtype, v in zip([torch.float32] * 2 + statistics, value[1:])]
         self.begin_op(name, exported, node)
         made = self.end_op(operands, attrs, types, [node.name])
         self.values[node] = made if isinstance(value, (list, tuple)) else made[0]

@@ -293,6 +293,10 @@ def batch_norm(x, w, b, m, v):
 add("torch._native_batch_norm_legit.no_stats", lambda x, w, b: F.batch_norm(x, None, None, w, b, True), rand(6, 3, 4), rand(3), rand(3))
 add("torch._native_batch_norm_legit_no_training", lambda x, w, b, m, v: F.batch_norm(x, m, v, w, b), rand(6, 3, 4), rand(3), rand(3), rand(3, grad=False), rand(3, low=0.5, grad=False))
 add("torch._native_batch_norm_legit_functional", batch_norm, rand(6, 3, 4), rand(3), rand(3), rand(3, grad=False), rand(3, low=0.5, grad=False))
+HALF = torch.bfloat16
+add("torch._native_batch_norm_legit_functional", batch_norm, rand(6, 3, 4, dtype=HALF), rand(3), rand(3), rand(3, grad=False), rand(3, low=0.5, grad=False))
+add("torch._native_batch_norm_legit_functional", batch_norm, rand(6, 3, 4, dtype=HALF), *(rand(3, dtype=HALF) for _ in range(2)), rand(3, dtype=HALF, grad=False), rand(3, dtype=HALF, low=0.5, grad=False))
+add("torch._native_batch_norm_legit.no_stats", lambda x, w, b: F.batch_norm(x, None, None, w, b, True), rand(6, 3, 4, dtype=HALF), rand(3), rand(3))
 
 for row, fn in {"torch.softmax": F.softmax, "torch.log_softmax": F.log_softmax}.items():
     add(row, lambda x, fn=fn: fn(x, -1), rand(3, 5))
