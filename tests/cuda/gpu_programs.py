@@ -95,12 +95,22 @@ def rand(*shape, dtype=torch.float32, grad=True):
     return torch.randn(shape).to(dtype).requires_grad_(grad)
 
 
+class Call:
+    """What thunder made of something (`fn`), and what it is called with."""
+
+    def __init__(self, fn, arguments):
+        self.fn, self.arguments = fn, arguments
+
+    def __call__(self):
+        return self.fn(*self.arguments)
+
+
 def compiled(fn, *tensors, dynamic=None):
-    return lambda: thunder.compile(fn, fullgraph=True, dynamic=dynamic)(*tensors)
+    return Call(thunder.compile(fn, fullgraph=True, dynamic=dynamic), tensors)
 
 
 def step(model, optimizer, loss, *batch, **options):
-    return lambda: thunder.train_step(model, optimizer(model.parameters()), loss, **options)(*batch)
+    return Call(thunder.train_step(model, optimizer(model.parameters()), loss, **options), batch)
 
 
 class Gpt(nn.Module):
