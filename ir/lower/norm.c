@@ -57,14 +57,10 @@ void th__lower_layer_norm(th_rule *r) {
   th_rule_return(r, rstd);
 }
 
-static double rms_norm_eps(th_rule *r, th_dtype d) {
+/* Without one given: that of the dtype it is computed in, as in torch >= 2.7 (for bf16 not bf16's own, 0.0078). */
+static double rms_norm_eps(th_rule *r, th_value x) {
   if (th_rule_has(r, "eps")) return th_rule_float(r, "eps");
-  switch (d) { /* torch.finfo(dtype).eps */
-    case TH_DTYPE_f64: return DBL_EPSILON;
-    case TH_DTYPE_f16: return 0.0009765625;
-    case TH_DTYPE_bf16: return 0.0078125;
-    default: return FLT_EPSILON;
-  }
+  return th_dtype_of(r->b, x) == TH_DTYPE_f64 ? DBL_EPSILON : FLT_EPSILON;
 }
 
 void th__lower_rms_norm(th_rule *r) {
@@ -76,7 +72,7 @@ void th__lower_rms_norm(th_rule *r) {
   int64_t dims[TH_MAX_RANK];
   uint32_t n = row_dims(r, x, dims);
   if (b->status) return;
-  th_value rrms = th_rsqrt(b, th_add_scalar(b, mean_over(b, th_mul(b, x, x), dims, n), rms_norm_eps(r, d)));
+  th_value rrms = th_rsqrt(b, th_add_scalar(b, mean_over(b, th_mul(b, x, x), dims, n), rms_norm_eps(r, x)));
   th_value y = affine(b, th_mul(b, x, th_spread(b, rrms, x, dims, n)), r->in[1], TH_NO_VALUE);
   th_rule_return(r, th_convert(b, y, d));
   th_rule_return(r, rrms);

@@ -280,6 +280,8 @@ add("torch.layer_norm", lambda x: F.layer_norm(x, (4, 6)), rand(3, 4, 6, dtype=t
 add("torch.layer_norm", lambda x, w, b: F.layer_norm(x, (8,), w, b), *(rand(*s, dtype=torch.bfloat16) for s in ((3, 8), (8,), (8,))))
 add("torch.rms_norm", lambda x, w: F.rms_norm(x, (6,), w, 1e-5), rand(3, 4, 6), rand(6))
 add("torch.rms_norm", lambda x: F.rms_norm(x, (6,)), rand(3, 6))
+for dtype in (torch.bfloat16, torch.float16, torch.float64):  # small numbers: eps is of the dtype it is computed in
+    add("torch.rms_norm", lambda x, w: F.rms_norm(x, (6,), w), rand(3, 6, dtype=dtype, low=-0.02, high=0.02), rand(6, dtype=dtype))
 add("torch.group_norm", lambda x, w, b: F.group_norm(x, 2, w, b), rand(2, 4, 5), rand(4), rand(4))
 add("torch.batch_norm", lambda x, w, b: F.batch_norm(x, None, None, w, b, True), rand(6, 3, 4), rand(3), rand(3))
 add("torch.batch_norm", lambda x, m, v: F.batch_norm(x, m, v), rand(6, 3), rand(3, grad=False), rand(3, low=0.5, grad=False))
