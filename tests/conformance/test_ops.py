@@ -54,7 +54,7 @@ def call(fn, tensors):
     leaves = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
     out = [t for t in pytree.tree_leaves(fn(*leaves)) if isinstance(t, torch.Tensor)]
     # A region's backward half takes a tangent for each floating point output; those that need no gradient get zeros.
-    tangents = [torch.randn(t.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64).to(t.dtype) * t.requires_grad
+    tangents = [torch.randn(t.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64, device="cpu").to(t.device, t.dtype) * t.requires_grad
                 for i, t in enumerate(out) if t.is_floating_point()]
     wanted = [t for t in leaves if t.requires_grad]
     pairs = [(t, g) for t, g in zip((t for t in out if t.is_floating_point()), tangents) if t.requires_grad]
