@@ -208,6 +208,30 @@ def test_buffers_that_a_skipped_step_did_not_begin(target):
     same_state(*models)
 
 
+@quick
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "dampened"])
+def test_a_checkpoint_after_a_skipped_first_step(target, optimizer):
+    """It holds zeros where PyTorch's holds no state yet, since only the device knows of the skip; going on from it gives PyTorch's bits."""
+    model = model_of("mlp", torch.float32)
+    known = OPTIMIZERS[optimizer](model.parameters())
+    step = thunder.train_step(model, known, loss_fn, precision="f16-mixed", loss_scale=new_scaler())
+    compiled(step, data("mlp", 1, torch.float32, (0,)))
+    assert step.skipped.item()
+    saved = known.state_dict()
+    assert not any(t.any() for state in saved["state"].values() for t in state.values() if isinstance(t, torch.Tensor))
+    ends = []
+    for state in (saved["state"], {}):
+        twin = copy.deepcopy(model)
+        fresh = OPTIMIZERS[optimizer](twin.parameters())
+        fresh.load_state_dict({**saved, "state": state})
+        for x, y in data("mlp", 3, torch.float32):
+            loss_fn(twin(x), y).backward()
+            fresh.step()
+            fresh.zero_grad()
+        ends.append([*twin.parameters(), *state_of(fresh).values()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
 @pytest.mark.filterwarnings("ignore:thunder. RMSprop runs in eager")
 def test_an_optimizer_in_eager_pytorch_is_skipped_too(target):
     runs, models = pair("mlp", "rmsprop", (0, 3), n=6, clip=0.5)
