@@ -116,7 +116,8 @@ def child(options):
 
 def stop(env):
     """Ends the environment's daemon: the next process finds none."""
-    subprocess.run([os.path.join(os.environ.get("THUNDER_BIN", ""), "thunderctl"), "stop"], env=env, capture_output=True, timeout=60)
+    from thunder import paths
+    subprocess.run([paths.program("thunderctl"), "stop"], env=env, capture_output=True, timeout=60)
 
 
 def run_side(side, options, place):

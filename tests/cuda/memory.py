@@ -1,6 +1,6 @@
 """On a GPU: what TrainStep.memory says in a process without one, beside what steps then take. Not a test.
 
-    python tests/cuda/memory.py [--works gpt2:32,gpt2:16,llama:4,llama:2,resnet:256,resnet:128] [--budgets gpt2:32:8,llama:4:16] [--too-large gpt2:512]
+    python tests/cuda/memory.py [--works gpt2:32,gpt2:16,llama:4,llama:2,resnet:256,resnet:128] [--budgets gpt2:32:8,llama:4:16] [--too-large gpt2:4096]
 
 A process each, with the GPU hidden for the predictions. Measured: PyTorch's torch.cuda.max_memory_allocated after five steps; NVML's used memory of the
 device then, less what it was when the process had a context and nothing else (context and code of PyTorch's own kernels), and with it. Budgets in GiB:
@@ -105,7 +105,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--works", default="gpt2:32,gpt2:16,llama:4,llama:2,resnet:256,resnet:128")
     parser.add_argument("--budgets", default="gpt2:32:8,gpt2:32:5,llama:4:16")
-    parser.add_argument("--too-large", default="gpt2:512")
+    parser.add_argument("--too-large", default="gpt2:4096")
     o = parser.parse_args()
     off = False
 
