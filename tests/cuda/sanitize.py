@@ -11,7 +11,7 @@ its programs runs again in a process of its own, so that the table names the rig
 What is checked, and why so:
 - Reports about th_kernel_… count, others do not: the libraries' kernels are not ours. memcheck, racecheck and synccheck instrument ours alone
   (--kernel-name). initcheck has to see all kernels, as what a library's kernel wrote would count as never written. Whether it sees their
-  writes (TMA) is asked first: programs with library calls are "unseen" for initcheck where it does not.
+  writes (TMA) is asked by programs of their own: those with library calls are "unseen" for initcheck where it does not.
 - Each tensor is an allocation of its own, with room behind it (PYTORCH_NO_CUDA_MEMORY_CACHING, --padding): in PyTorch's pool a read behind an
   end meets a neighbour, and memory used before counts as written. A plan's arena stays one allocation, so buffers within it are seen as one:
   the programs of single operators are there because all that their kernels read and write is an allocation of its own.
@@ -36,7 +36,7 @@ TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 OURS = "th_kernel_"
 # Programs that run one after the other in a process.
 GROUPS = (["pointwise", "indices", "moved"], ["sums_f32", "sums_bf16", "sums_f64", "sums_i64"], ["softmax", "norms"], ["step", "f16_step", "channels_last"],
-          ["symbolic", "mlp", "pools", "convolutions"], ["gpt", "gpt_bf16"], ["llama", "llama_bf16"], ["gpt_f16", "chunked"])
+          ["symbolic", "mlp", "pools", "convolutions"], ["gpt", "gpt_bf16"], ["llama", "llama_bf16"], ["gpt_f16"], ["chunked"])
 LIBRARIES = {"symbolic", "mlp", "gpt", "gpt_bf16", "gpt_f16", "llama", "llama_bf16", "pools", "convolutions", "chunked"}  # programs with library calls
 CONTROLS = ("faulty", "products", "attention")  # "faulty" has to be reported, the other two must not be
 SUBSET = ["pointwise", "softmax", "step"]  # for test_gpu.py
@@ -210,6 +210,8 @@ class Report:
                 self.trouble = self.trouble or record[0]
             else:
                 self.other += 1
+        if "print limit" in text:
+            self.trouble = "the tool's limit of printed reports is reached; raise --print-limit in sanitize.py"
         missing = [p for p in programs if p not in self.ran]
         if missing and not self.trouble:
             lines = [line for line in text.splitlines() if line.strip() and not line.startswith("=====")]
@@ -288,35 +290,49 @@ def verdict(report, program):
     return "clean", []
 
 
-def check(options, tool, groups, unseen):
-    """program -> (verdict, records) of a tool; whether it sees the kernels of graphs; programs of `unseen` are left out."""
-    groups = [[p for p in g if p not in unseen] for g in groups]
-    groups = [g for g in groups if g]
-    reports, found, alone, graphs = in_parallel(options, [(tool, g) for g in groups]), {p: ("unseen", []) for p in unseen}, [], []
-    for group, report in zip(groups, reports):
-        whole = not report.faults and not report.trouble
-        if report.planted:
-            graphs.append("th_kernel_planted_graph" in report.planted)
-        if whole or len(group) == 1:
-            found.update((p, verdict(report, p)) for p in group)
-        else:
-            alone += group
-    for p, report in zip(alone, in_parallel(options, [(tool, [p]) for p in alone])):
-        found[p] = verdict(report, p)
-    return found, bool(graphs) and all(graphs)
+def controls(tool):
+    """What a tool is asked beside the programs: to find planted faults ([]) and those of CONTROLS that say something of it."""
+    return [[]] + [[c] for c in CONTROLS if tool == "initcheck" or (tool == "memcheck" and c == "faulty")]
 
 
-def controls(options, tool):
-    """(what is wrong with the tool or None, programs whose reads it cannot judge)"""
-    faulty, products, attention = in_parallel(options, [(tool, [c]) for c in CONTROLS]) if tool == "initcheck" else (launch(options, tool, ["faulty"]), None, None)
-    if tool in ("memcheck", "initcheck") and not faulty.faults:
-        return f"a generated kernel's fault is not reported{': ' + faulty.trouble if faulty.trouble else ''}", set()
-    if "th_kernel_planted_launched" not in faulty.planted:
-        return f"the planted fault is not reported{': ' + faulty.trouble if faulty.trouble else ''}", set()
-    blind = [c for c, r in (("products", products), ("attention", attention)) if r and (r.faults or r.trouble)]
-    if blind:
-        print(f"{tool}: what libraries write is not seen, or not whole ({', '.join(blind)}); programs that call them are left out", flush=True)
-    return None, LIBRARIES if blind else set()
+def blindness(tool, reports):
+    """(why its reports mean nothing or None, does it miss what libraries write) of a tool, by the reports of its controls."""
+    first, faulty = reports[tool, ()], reports.get((tool, ("faulty",)))
+    if "th_kernel_planted_launched" not in first.planted:
+        return f"the planted fault is not reported{': ' + first.trouble if first.trouble else ''}\n{first.text[-3000:]}", False
+    if faulty and not faulty.faults:
+        return f"a generated kernel's fault is not reported{': ' + faulty.trouble if faulty.trouble else ''}\n{faulty.text[-3000:]}", False
+    return None, any(reports[tool, (c,)].faults or reports[tool, (c,)].trouble for c in CONTROLS[1:] if (tool, (c,)) in reports)
+
+
+def check(options, groups):
+    """(table, notes): of each tool, program -> (verdict, records), or why it is blind; what is to be known of it."""
+    jobs = [(tool, g) for tool in options.tools for g in controls(tool) + groups]
+    reports = {(tool, tuple(g)): report for (tool, g), report in zip(jobs, in_parallel(options, jobs))}
+    table, notes, alone = {}, [], []
+    for tool in options.tools:
+        blind, misses = blindness(tool, reports)
+        if blind:
+            table[tool] = blind
+            notes.append(f"{tool}: BLIND: {blind}")
+            continue
+        seen = [r.planted for (t, g), r in reports.items() if t == tool and g != ("faulty",)]
+        notes.append(f"{tool}: planted faults found{', those of a generated kernel with faulty data too' if (tool, ('faulty',)) in reports else ''}; kernels in graphs: "
+                     f"{'seen' if all('th_kernel_planted_graph' in names for names in seen if names) else 'NOT seen, launched ones are'}"
+                     + ("; what libraries write is not seen, or not whole: programs that call them are left out" if misses else ""))
+        found = table[tool] = {}
+        for group in groups:
+            report = reports[tool, tuple(group)]
+            for p in group:
+                if misses and p in LIBRARIES:
+                    found[p] = "unseen", []
+                elif len(group) == 1 or not (report.faults or report.trouble):
+                    found[p] = verdict(report, p)
+                else:
+                    alone.append((tool, [p]))
+    for (tool, (p,)), report in zip(alone, in_parallel(options, alone)):
+        table[tool][p] = verdict(report, p)
+    return table, notes
 
 
 def main():
@@ -355,23 +371,15 @@ def main():
     if not options.found:
         print("no compute-sanitizer: not in PATH, not in /usr/local/cuda/bin, no wheel nvidia-cuda-sanitizer-api; say --sanitizer PATH")
         return 77
-    table, notes, blind = {}, [], []
-    for tool in options.tools:
-        started = time.monotonic()
-        first = launch(options, tool, [])  # the planted faults alone
-        if first.unsupported:
-            print(f"{tool}: {first.unsupported[1]}")
-            return 77
-        wrong, unseen = controls(options, tool)
-        if wrong:
-            blind.append(tool)
-            print(f"{tool}: BLIND: {wrong}\n{first.text[-3000:]}", flush=True)
-            continue
-        table[tool], graphs = check(options, tool, groups, unseen & set(names))
-        notes.append(f"{tool}: planted faults found{', a generated kernel with faulty data too' if tool in ('memcheck', 'initcheck') else ''}; kernels in graphs: "
-                     f"{'seen' if graphs else 'NOT seen (launched ones are)'}; {time.monotonic() - started:.0f} s")
-        print(notes[-1], flush=True)
-
+    first = launch(options, options.tools[0], [])
+    if first.unsupported:
+        print(f"{options.found}: {first.unsupported[1]}")
+        return 77
+    started = time.monotonic()
+    table, notes = check(options, groups)
+    blind = [t for t in table if isinstance(table[t], str)]
+    print("\n".join(notes) + f"\nunder the tools: {time.monotonic() - started:.0f} s", flush=True)
+    table = {t: found for t, found in table.items() if t not in blind}
     print(f"\n{'program':16} {'launches':>8} {'kernels':>7}  " + "  ".join(f"{t:11}" for t in table))
     for p in names:
         print(f"{p:16} {ran.get(p, (0, 0))[0]:8} {ran.get(p, (0, 0))[1]:7}  " + "  ".join(f"{table[t][p][0]:11}" for t in table))

@@ -72,19 +72,35 @@ def test_a_device_that_the_tool_does_not_know():
     assert read("========= COMPUTE-SANITIZER\n========= Error: Device not supported. Please refer to the \"Supported Devices\" section\n").unsupported
 
 
-@pytest.mark.quick
-def test_the_program_at_fault_is_found(monkeypatch):
-    """A group with a fault runs again one by one."""
+def examine(monkeypatch, tools, groups, says):
+    """What check() makes of processes that say this: (table, notes, which ran)."""
     ran = []
 
     def launch(options, tool, programs):
-        ran.append(programs)
-        text = "".join(f"RAN {p} 3 2\n" for p in programs) + PLANTED + (RACE if "b" in programs else "")
-        return read(text, programs)
+        ran.append((tool, *programs))
+        return read("".join(f"RAN {p} 3 2\n" for p in programs) + says(tool, programs), programs)
     monkeypatch.setattr(sanitize, "launch", launch)
-    found, graphs = sanitize.check(argparse.Namespace(jobs=1), "racecheck", [["a", "b"], ["c", "d"]], {"d"})
-    assert {p: word for p, (word, _) in found.items()} == {"a": "clean", "b": "FAULTS", "c": "clean", "d": "unseen"} and graphs
-    assert ran == [["a", "b"], ["c"], ["a"], ["b"]]
+    return (*sanitize.check(argparse.Namespace(jobs=1, tools=tools), groups), ran)
+
+
+@pytest.mark.quick
+def test_the_program_at_fault_is_found(monkeypatch):
+    """A group with a fault runs again one by one."""
+    table, notes, ran = examine(monkeypatch, ["racecheck"], [["a", "b"], ["c", "d"]], lambda tool, programs: PLANTED + (RACE if "b" in programs else ""))
+    assert {p: word for p, (word, _) in table["racecheck"].items()} == {"a": "clean", "b": "FAULTS", "c": "clean", "d": "clean"}
+    assert ran == [("racecheck",), ("racecheck", "a", "b"), ("racecheck", "c", "d"), ("racecheck", "a"), ("racecheck", "b")]
+    assert notes == ["racecheck: planted faults found; kernels in graphs: seen"]
+
+
+@pytest.mark.quick
+def test_a_tool_that_sees_less(monkeypatch):
+    fault = OTHERS.replace("void cublasLt::splitKreduce_kernel<32, 16>(cublasLt::params)", "th_kernel_0")
+    says = {("faulty",): fault, ("attention",): fault}
+    table, notes, _ = examine(monkeypatch, ["initcheck"], [["gpt"], ["step"]], lambda tool, programs: PLANTED + says.get(tuple(programs), ""))
+    assert {p: word for p, (word, _) in table["initcheck"].items()} == {"gpt": "unseen", "step": "clean"} and "left out" in notes[0]
+    for hides in ([], ["faulty"]):
+        table, notes, _ = examine(monkeypatch, ["memcheck"], [["step"]], lambda tool, programs, hides=hides: "" if programs == hides else PLANTED + fault * (programs == ["faulty"]))
+        assert isinstance(table["memcheck"], str) and "BLIND" in notes[0]
 
 
 @pytest.mark.quick
