@@ -102,6 +102,14 @@ def _check_node(node, device):
     _arguments(node, row, device)
 
 
+def _is_number_for_others(node, device):
+    """A tensor of rank 0 that is made in host memory beside tensors on another device, and read by those alone: where it is does not matter."""
+    if not capture.is_number_in_host_memory(node.meta.get("val"), device):
+        return False
+    return all(user.op != "output" and (not isinstance(user.meta.get("val"), torch.Tensor) or user.meta["val"].device.type == device or _is_number_for_others(user, device))
+               for user in node.users)
+
+
 def _arguments(node, row, device):
     """Arguments by name, without those that say nothing. Raises Unsupported for one that the row does not know."""
     given = {}
@@ -118,7 +126,7 @@ def _arguments(node, row, device):
         if spec.name not in row.argument_names:
             if value is None or spec.name in _IGNORED or (spec.has_default_value() and value == spec.default_value):
                 continue
-            if spec.name == "device" and torch.device(value).type == device:
+            if spec.name == "device" and (torch.device(value).type == device or _is_number_for_others(node, device)):
                 continue
             raise Unsupported(str(node.target), f"argument {spec.name}={value} is not supported")
         if value is not None:

@@ -393,11 +393,19 @@ static bool is_small(const th_trace *t, const th_op *op, const th_cuda_shape *s)
   return high < (INT64_C(1) << 31) - 65536;
 }
 
+/* The exponential of an f32: one instruction where a value of 16 bits goes in or comes out, whose rounding is larger than its error; else to the last bits. */
+static const char *exponential(const th_trace *t, const th_op *op) {
+  bool narrow = false;
+  for (uint32_t k = 0; k < op->n_operands; k++) narrow |= th_dtype_is_float(th_type_of(t, op->operands[k])->dtype) && th_dtype_size(th_type_of(t, op->operands[k])->dtype) == 2;
+  for (uint32_t k = 0; k < op->n_results; k++) narrow |= th_dtype_is_float(th_type_of(t, op->result + k)->dtype) && th_dtype_size(th_type_of(t, op->result + k)->dtype) == 2;
+  return narrow ? "th_expf" : "expf";
+}
+
 th_status th_cuda_emit(const th_options *options, const th_trace *t, const th_op *op, th_kernel_source *out) {
   th_arena *a = th_context_arena(t->context);
   th_cuda_shape shape;
   th_cuda_gen x = {.g = {.t = t, .op = op, .body = t->graphs[th_attr_get(op, "body")->graph], .c = t->context, .a = a, .sizes_by_name = true, .load = th_cuda_load,
-                         .reduce = th_cuda_row_reduction, .before = th_cuda_before, .narrow_indices = true},
+                         .reduce = th_cuda_row_reduction, .before = th_cuda_before, .exp = exponential(t, op), .narrow_indices = true},
                    .options = options, .shape = &shape};
   x.g.user = &x;
   if (th_op_batch(t, op) > 1) return th_cuda_batch(&x, out);

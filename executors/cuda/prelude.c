@@ -3,7 +3,7 @@
 
 /* Helpers of generated kernels. NVRTC reads no header; what it lacks of C's is declared here. tanh after Cephes (S. Moshier): the branches
  * of CUDA's own cost more than they save. exp is one instruction on x log2(e), as torch.compile's kernels have it: a relative error of
- * |x| 2^-23 or so. Products and sums are fused only where fmaf says so (--fmad=false): a value that two kernels
+ * |x| 2^-23 or so; kernels of f32 alone call expf. Products and sums are fused only where fmaf says so (--fmad=false): a value that two kernels
  * compute must be the same in both. */
 const char th_cuda_prelude[] =
     "#ifdef __CUDACC_RTC__\n"

@@ -184,7 +184,7 @@ static bool is_online(const th_cuda_gen *x, const pass *p, online *out) {
 }
 
 static void rescale(th_cuda_gen *x, const online *o) {
-  const char *exp = type_of(x, o->sum->result)->dtype == TH_DTYPE_f64 ? "exp" : "th_expf";
+  const char *exp = type_of(x, o->sum->result)->dtype == TH_DTYPE_f64 ? "exp" : x->g.exp;
   th_gen_line(&x->g, "%s *= %s == %s ? 1 : %s(%s - %s);", o->acc, o->so_far, o->maximum, exp, o->so_far, o->maximum);
 }
 

@@ -206,7 +206,7 @@ static const char *pointwise(th_gen *g, const th_op *op, const char *const *x) {
     case TH_OP_neg: return is_float ? th_arena_printf(a, "-%s", x[0]) : th_arena_printf(a, "(%s)(0 - (uint64_t)%s)", T, x[0]);
     case TH_OP_abs: return is_float ? call1(g, "__builtin_fabsf", "__builtin_fabs", in, x[0]) : th_arena_printf(a, "(%s)(%s < 0 ? 0 - (uint64_t)%s : (uint64_t)%s)", T, x[0], x[0], x[0]);
     case TH_OP_sign: return th_arena_printf(a, "(%s)(%s != %s ? %s : (%s > 0) - (%s < 0))", T, x[0], x[0], x[0], x[0], x[0]);
-    UNARY(exp, "th_expf", "exp"); UNARY(exp2, "exp2f", "exp2"); UNARY(expm1, "expm1f", "expm1"); UNARY(log, "th_logf", "log");
+    UNARY(exp, g->exp ? g->exp : "th_expf", "exp"); UNARY(exp2, "exp2f", "exp2"); UNARY(expm1, "expm1f", "expm1"); UNARY(log, "th_logf", "log");
     UNARY(log2, "log2f", "log2"); UNARY(log1p, "log1pf", "log1p"); UNARY(sqrt, "__builtin_sqrtf", "__builtin_sqrt");
     case TH_OP_rsqrt: return in == TH_DTYPE_f64 ? th_arena_printf(a, "1.0 / __builtin_sqrt(%s)", x[0]) : th_arena_printf(a, "1.0f / __builtin_sqrtf(%s)", x[0]);
     case TH_OP_reciprocal: return th_arena_printf(a, "(%s)1 / %s", T, x[0]);

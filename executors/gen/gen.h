@@ -31,6 +31,7 @@ struct th_gen {
   const char *(*load)(th_gen *g, uint32_t k, const char *const *index); /* one element of operand k; returns a C atom */
   const char *(*reduce)(th_gen *g, const th_op *op, const char *const *index); /* a reduction's element, as a loop */
   bool (*before)(th_gen *g, const char *name, const char *definition); /* may write the definition where it is computed less often; NULL: no */
+  const char *exp;         /* of an f32; NULL: "th_expf" */
   bool narrow_indices;     /* indices are compared in index_type, and rounded values are kept as bits too (kernels that gain by it) */
   void *user;              /* of those */
   th_status status;        /* the first failure */

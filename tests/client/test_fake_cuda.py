@@ -37,3 +37,21 @@ def test_batch_norm(device, training, tracked, monkeypatch):
     e.graph("main", exported, exported.inputs, [(n.name, n.meta["val"]) for n in exported.inputs], exported.outputs)
     statistics = [e.trace.value_type[v] for v in (6, 7)]
     assert (statistics == [wire.NONE] * 2) == (device == "cuda" and not training)
+
+
+@pytest.mark.parametrize("read, taken", [(lambda x, n: x + n, True), (lambda x, n: x * (n + n), True), (lambda x, n: n, False), (lambda x, n: (x + n, n * 2), False)],
+                         ids=["read", "read later", "returned", "returned later"])
+def test_numbers_made_in_host_memory(read, taken):
+    """torch.scalar_tensor beside tensors on cuda: PyTorch takes it there; what is returned would have to be on the cpu."""
+    fx = torch.fx.Graph()
+    x = fx.placeholder("x")
+    with torch._subclasses.FakeTensorMode():
+        x.meta["example_value"] = torch.empty(2, 3, device="cuda")
+    n = fx.call_function(torch.scalar_tensor, (2.0,))
+    fx.output(tuple(v.node if isinstance(v, torch.fx.Proxy) else v for v in _flat(read(torch.fx.Proxy(x), torch.fx.Proxy(n)))))
+    problems = encode.check(capture.export(torch.fx.GraphModule(torch.nn.Module(), fx)))
+    assert [p.operator for p in problems] == ([] if taken else ["aten.scalar_tensor.default"])
+
+
+def _flat(value):
+    return value if isinstance(value, tuple) else (value,)

@@ -252,7 +252,7 @@ def launch(options, tool, programs):
     if tool:
         env["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
         # Only this process: daemons and compilers that it may start are no matter of the tool's.
-        command = [options.found, "--tool", tool, "--target-processes", "application-only", "--print-limit", "2000", "--port", str(next(PORTS)),
+        command = [options.found, "--tool", tool, "--target-processes", "application-only", "--launch-timeout", "0", "--print-limit", "2000", "--port", str(next(PORTS)),
                    "--num-callers-host", "12"]
         command += {"memcheck": ["--padding", "256", "--report-api-errors", "no", "--destroy-on-device-error", "kernel"]}.get(tool, [])
         command += [] if tool == "initcheck" else ["--kernel-name", f"kernel_substring={OURS}"]

@@ -1,8 +1,8 @@
 """Every operator of the conformance suite (tests/conformance/samples.py) on a GPU against eager PyTorch: values, gradients and strides, and the same
 bits in another call. The cases run in several processes at a time; each is a test of its own here.
 
-Eager PyTorch on the GPU is what is compared with. Where the two differ, eager PyTorch on the CPU is asked before the case fails: at kinks and
-poles eager PyTorch has one subgradient on the one and another on the other.
+Eager PyTorch on the GPU is what is compared with. Where the two differ, or it has no such kernel, eager PyTorch on the CPU is asked before the case
+fails: at kinks and poles eager PyTorch has one subgradient on the one and another on the other.
 
     python tests/cuda/test_gpu_ops.py PART PARTS [DEVICE]      # without pytest: a line of JSON for each case; "cpu": their kernels on the host (simt)"""
 import contextlib
@@ -23,6 +23,7 @@ from samples import SAMPLES  # noqa: E402
 
 CASES = [(f"{row}-{i}", fn, tensors) for row, cases in SAMPLES.items() for i, (fn, tensors) in enumerate(cases)]
 PARTS = max(1, min(8, (os.cpu_count() or 2) // 2))
+GAPS = {"torch.conv2d-1": "no executor takes conv of f64"}  # docs/guide/gpu.rst; what is said of them
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch.cuda.is_available() is false"), pytest.mark.timeout(600)]
 
 
@@ -52,7 +53,10 @@ def check(name, fn, tensors, device):
     import thunder
     from test_ops import close
     torch._dynamo.reset()
-    want = run(fn, tensors, device)
+    try:
+        want = run(fn, tensors, device)
+    except NotImplementedError:  # of integers, by cuBLAS
+        want = None
     compiled = thunder.compile(fn, fullgraph=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a piece that runs in eager PyTorch is a failure here
@@ -63,13 +67,14 @@ def check(name, fn, tensors, device):
     for i in range(2):
         close(again[i], once[i], f"{name}: {('output', 'gradient')[i]} of another call", 0)
     try:
-        same(got, want, name)
+        if want is not None:
+            same(got, want, name)
+            return None
     except AssertionError:
         if device == "cpu":
             raise
-        same(got, run(fn, tensors, "cpu"), name, strides=False)
-        return "on the CPU"
-    return None
+    same(got, run(fn, tensors, "cpu"), name, strides=False)
+    return "on the CPU"
 
 
 def child(part, parts, device="cuda"):
@@ -129,6 +134,9 @@ def results():
 @pytest.mark.parametrize("name", [c[0] for c in CASES])
 def test_op(name, results):
     assert name in results, "its process said nothing of it"
+    if name in GAPS:
+        assert GAPS[name] in results[name].get("error", ""), "no gap any more: take it out of GAPS"
+        return
     assert "error" not in results[name], results[name]["error"]
 
 

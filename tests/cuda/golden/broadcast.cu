@@ -13,7 +13,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__res
     #pragma unroll
     for (int lane = 0; lane < 4; lane++) {
       const float v3 = x2[lane];
-      const float v4 = th_expf(v3);
+      const float v4 = expf(v3);
       y0[lane] = v4;
     }
     th_write(o0 + q1, y0);

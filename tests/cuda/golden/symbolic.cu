@@ -18,12 +18,12 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__res
         enum { lane = 0 };
         a1 = TH_MAX(a1, s4);
       }
-      a3 *= m2 == a1 ? 1 : th_expf(m2 - a1);
+      a3 *= m2 == a1 ? 1 : expf(m2 - a1);
       m2 = a1;
       const float m5 = a1 == -INFINITY ? 0 : a1;
       const float s6 = p0[r0 * n1 + j_1];
       const float v7 = (float)(s6 - m5);
-      const float v8 = th_expf(v7);
+      const float v8 = expf(v7);
        {
         enum { lane = 0 };
         a3 += v8;
@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__res
     a1 = -INFINITY;
     #pragma unroll
     for (int k = 0; k < 8; k++) { const float w = h9[threadIdx.x / 256 * 8 + k]; a1 = TH_MAX(a1, w); }
-    a3 *= m2 == a1 ? 1 : th_expf(m2 - a1);
+    a3 *= m2 == a1 ? 1 : expf(m2 - a1);
     if (a1 == -INFINITY) a3 = NAN;
     { const float w = __shfl_xor_sync(0xffffffffu, a3, 16); a3 += w; }
     { const float w = __shfl_xor_sync(0xffffffffu, a3, 8); a3 += w; }
@@ -63,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(256) th_kernel_0(const float *__res
       const int64_t j_1 = (j);
       const float s11 = p0[r0 * n1 + j_1];
       const float v12 = (float)(s11 - a1);
-      const float v13 = th_expf(v12);
+      const float v13 = expf(v12);
       const float v14 = (float)v13 / a3;
        {
         enum { lane = 0 };
