@@ -2,6 +2,7 @@
 #include "executors/emit/emit.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
 #include <time.h>
 
@@ -18,7 +19,7 @@ typedef struct i64s { int64_t *at; size_t n, capacity; } i64s;
 typedef struct f64s { double *at; size_t n, capacity; } f64s;
 typedef struct strings { char **at; size_t n, capacity; } strings;
 typedef struct kernel { const char *text; const th_executor *executor; } kernel;
-typedef struct blob { const char *key, *kind; th_binary code; uint32_t module; } blob;
+typedef struct blob { const char *key, *kind; const th_trace *t; const th_op *op; th_binary code; uint32_t module; } blob;
 
 typedef struct emitter {
   const th_options *options;
@@ -343,22 +344,16 @@ static void layout_text(writer *w, const th_op *op, th_strbuf *s) {
   for (uint32_t k = 0; k < ints->count; k++) th_strbuf_printf(s, " %u", ints->ints[k]);
 }
 
-/* What the call is prepared with, as a module of its own; equal calls share it. */
-static th_status prepare(writer *w, const th_op *op) {
+/* What the call is to be prepared with, as a module of its own; equal calls share it. */
+static void note_blob(writer *w, const th_op *op) {
   const th_executor *executor = th_executor_of(w->e->options, op);
-  if (!executor || !executor->prepare) return TH_OK;
+  if (!executor || !executor->prepare) return;
   th_strbuf key = th_strbuf_make(w->a);
   layout_text(w, op, &key);
   size_t k = 0;
   while (k < w->e->n_blobs && strcmp(w->e->blobs[k].key, th_strbuf_text(&key))) k++;
-  if (k == w->e->n_blobs) {
-    blob fresh = {.key = th_strbuf_text(&key)};
-    th_status status = executor->prepare(w->e->options, w->t, op, w->a, &fresh.code, &fresh.kind);
-    if (status) return th_status_prefix(status, "op %u", op->origin);
-    TH_PUSH(w->a, w->e->blobs, w->e->n_blobs, w->e->blobs_capacity, fresh);
-  }
-  if (w->e->blobs[k].code.bytes) w->instr_blob.at[w->instr_blob.n - 1] = (uint32_t)k + 1; /* turned into module numbers by the caller */
-  return TH_OK;
+  if (k == w->e->n_blobs) TH_PUSH(w->a, w->e->blobs, w->e->n_blobs, w->e->blobs_capacity, ((blob){.key = th_strbuf_text(&key), .t = w->t, .op = op}));
+  w->instr_blob.at[w->instr_blob.n - 1] = (uint32_t)k + 1; /* turned into module numbers by the caller */
 }
 
 static th_status invoke(writer *w, const th_op *op) {
@@ -368,7 +363,8 @@ static th_status invoke(writer *w, const th_op *op) {
   ADD(w, instr_floats, th_attr_float(w->c, op, "alpha"));
   ADD(w, instr_floats, th_attr_float(w->c, op, "beta"));
   end_instr(w);
-  return prepare(w, op);
+  note_blob(w, op);
+  return TH_OK;
 }
 
 static void note_collective(writer *w, const char *name, const th_op *op) { /* FNV-1a over kind, dtypes and count expressions */
@@ -591,41 +587,123 @@ static Thunder__Wire__Module *add_module(emitter *e, Thunder__Wire__Executable *
   return m;
 }
 
-/* The modules of each executor that has kernels. */
-static th_status compile_modules(emitter *e, uint32_t *module_of, Thunder__Wire__Executable *x) {
+/* The kernels of one executor, compiled by a thread of their own, with an arena of their own. */
+typedef struct build {
+  const th_options *options;
+  const th_executor *executor;
+  th_arena *arena;
+  const char **texts, *prelude, *kind;
+  uint32_t *number, *part_of; /* by kernel: its number among all; its part */
+  th_binary parts[TH_MAX_PARTS];
+  size_t n, n_parts;
+  pthread_t thread;
+  bool started;
+  th_status status;
+} build;
+
+static th_status compile_guarded(void *user) {
+  build *b = user;
+  return b->executor->compile(b->options, b->arena, b->prelude, b->texts, b->n, b->parts, &b->n_parts, b->part_of, &b->kind);
+}
+
+static void *compile_build(void *user) {
+  build *b = user;
+  b->status = th_arena_guard(b->arena, compile_guarded, b);
+  return NULL;
+}
+
+/* What each executor has of kernels, as a build that is not begun. */
+static size_t make_builds(emitter *e, build *builds) {
+  size_t n = 0;
   for (size_t first = 0; first < e->n_kernels; first++) {
-    const th_executor *executor = e->kernels[first].executor;
+    build *b = &builds[n];
+    *b = (build){.options = e->options, .executor = e->kernels[first].executor};
     bool seen = false;
-    for (size_t k = 0; k < first; k++) seen |= e->kernels[k].executor == executor;
+    for (size_t k = 0; k < first; k++) seen |= e->kernels[k].executor == b->executor;
     if (seen) continue;
-    const char **texts = TH_ARENA_ARRAY(e->a, const char *, e->n_kernels), *prelude = executor->prelude(e->options), *kind;
-    uint32_t *number = TH_ARENA_ARRAY(e->a, uint32_t, e->n_kernels), *part_of = TH_ARENA_ARRAY(e->a, uint32_t, e->n_kernels);
-    th_binary parts[TH_MAX_PARTS] = {0};
-    size_t n = 0, n_parts = 0;
+    n++;
+    b->texts = TH_ARENA_ARRAY(e->a, const char *, e->n_kernels);
+    b->number = TH_ARENA_ARRAY(e->a, uint32_t, e->n_kernels);
+    b->part_of = TH_ARENA_ARRAY(e->a, uint32_t, e->n_kernels);
+    b->prelude = b->executor->prelude(e->options);
     for (size_t k = first; k < e->n_kernels; k++)
-      if (e->kernels[k].executor == executor) {
-        number[n] = (uint32_t)k;
-        texts[n++] = named_kernel(e->a, e->kernels[k].text, k);
+      if (e->kernels[k].executor == b->executor) {
+        b->number[b->n] = (uint32_t)k;
+        b->texts[b->n++] = named_kernel(e->a, e->kernels[k].text, k);
       }
-    TH_TRY(executor->compile(e->options, e->a, prelude, texts, n, parts, &n_parts, part_of, &kind));
-    for (size_t p = 0; p < n_parts; p++) {
+  }
+  return n;
+}
+
+static th_status begin_builds(build *builds, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    if (!(builds[i].arena = th_arena_create(0))) return TH_ERROR(RESOURCE_EXHAUSTED, "no memory to compile %zu kernels", builds[i].n);
+    builds[i].started = !pthread_create(&builds[i].thread, NULL, compile_build, &builds[i]);
+    if (!builds[i].started) compile_build(&builds[i]);
+  }
+  return TH_OK;
+}
+
+/* Waits for all of them; `status` or the first failure. */
+static th_status end_builds(build *builds, size_t n, th_status status) {
+  for (size_t i = 0; i < n; i++) {
+    if (builds[i].started) pthread_join(builds[i].thread, NULL);
+    if (status) th_status_free(builds[i].status);
+    else status = builds[i].status;
+  }
+  return status;
+}
+
+/* What library calls are prepared with takes as long as some kernels do (a plan of cuDNN's): meanwhile. */
+static th_status prepare_blobs(void *user) {
+  emitter *e = user;
+  for (size_t k = 0; k < e->n_blobs; k++) {
+    blob *b = &e->blobs[k];
+    th_status status = th_executor_of(e->options, b->op)->prepare(e->options, b->t, b->op, e->a, &b->code, &b->kind);
+    if (status) return th_status_prefix(status, "op %u", b->op->origin);
+  }
+  return TH_OK;
+}
+
+typedef struct modules { emitter *e; build *builds; size_t n; uint32_t *of; Thunder__Wire__Executable *x; } modules; /* of: by kernel */
+
+static th_status add_modules(void *user) {
+  modules *all = user;
+  emitter *e = all->e;
+  Thunder__Wire__Executable *x = all->x;
+  for (size_t i = 0; i < all->n; i++) {
+    const build *b = &all->builds[i];
+    for (size_t p = 0; p < b->n_parts; p++) {
       th_strbuf s = th_strbuf_make(e->a);
-      th_strbuf_add(&s, prelude);
-      for (size_t i = 0; i < n; i++)
-        if (part_of[i] == p) {
-          th_strbuf_add(&s, texts[i]);
-          module_of[number[i]] = (uint32_t)x->n_modules;
+      th_strbuf_add(&s, b->prelude);
+      for (size_t k = 0; k < b->n; k++)
+        if (b->part_of[k] == p) {
+          th_strbuf_add(&s, b->texts[k]);
+          all->of[b->number[k]] = (uint32_t)x->n_modules;
         }
-      Thunder__Wire__Module *m = add_module(e, x, executor->name, kind, parts[p]);
+      Thunder__Wire__Module *m = add_module(e, x, b->executor->name, th_arena_strdup(e->a, b->kind), (th_binary){th_arena_copy(e->a, b->parts[p].bytes, b->parts[p].size), b->parts[p].size});
       m->has_source = 1;
       m->source = (ProtobufCBinaryData){.len = s.length, .data = (uint8_t *)th_strbuf_text(&s)};
     }
   }
   for (size_t k = 0; k < e->n_blobs; k++) {
-    e->blobs[k].module = (uint32_t)x->n_modules + 1;
-    if (e->blobs[k].code.bytes) add_module(e, x, "prepared", e->blobs[k].kind, e->blobs[k].code);
+    if (!e->blobs[k].code.bytes) continue; /* 0: none, the rank prepares the call itself */
+    add_module(e, x, "prepared", e->blobs[k].kind, e->blobs[k].code);
+    e->blobs[k].module = (uint32_t)x->n_modules;
   }
   return TH_OK;
+}
+
+/* Kernels and what library calls are prepared with, side by side. Threads and their arenas are ended here whatever happens. */
+static th_status compile_all(emitter *e, uint32_t *module_of, Thunder__Wire__Executable *x) {
+  build *builds = TH_ARENA_ARRAY(e->a, build, e->n_kernels + 1);
+  modules all = {e, builds, make_builds(e, builds), module_of, x};
+  th_status status = begin_builds(builds, all.n);
+  if (!status) status = th_arena_guard(e->a, prepare_blobs, e);
+  status = end_builds(builds, all.n, status);
+  if (!status) status = th_arena_guard(e->a, add_modules, &all);
+  for (size_t i = 0; i < all.n; i++) th_arena_destroy(builds[i].arena);
+  return status;
 }
 
 th_status th_emit(const th_options *options, const th_emit_plan *plans, size_t n_plans, const th_emit_report *report,
@@ -642,7 +720,7 @@ th_status th_emit(const th_options *options, const th_emit_plan *plans, size_t n
   uint32_t *module_of = TH_ARENA_ARRAY(arena, uint32_t, e.n_kernels);
   uint64_t compile = now_ns();
   if (progress) progress(user, "compile", 0, (uint32_t)e.n_kernels);
-  TH_TRY(compile_modules(&e, module_of, &x));
+  TH_TRY(compile_all(&e, module_of, &x));
   for (size_t i = 0; i < x.n_plans; i++)
     for (size_t k = 0; k < x.plans[i]->n_kernel_module; k++) x.plans[i]->kernel_module[k] = module_of[x.plans[i]->kernel_module[k]];
   for (size_t i = 0; i < x.n_plans; i++)
