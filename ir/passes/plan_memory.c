@@ -79,7 +79,7 @@ static size_t extents_of(const th_trace *t, const int64_t *symbols, extent *out,
       slot[v] = (uint32_t)++n;
     }
     for (uint32_t k = 0; k < op->n_operands; k++) {
-      th_storage s = op->operands[k] == TH_NO_VALUE ? (th_storage){TH_PLACE_NONE} : th_plan_storage(t, op->operands[k]);
+      th_storage s = op->operands[k] == TH_NO_VALUE ? (th_storage){.place = TH_PLACE_NONE} : th_plan_storage(t, op->operands[k]);
       if (s.place == TH_PLACE_ARENA) out[slot[s.value] - 1].last = i;
     }
   }
