@@ -163,7 +163,7 @@ class Plan:
         self.input_kinds, self.input_symbols = input_kinds, [0] * len(input_kinds)  # it takes no integers
         self.output_kinds = [k for k, _ in outputs]
         self.output_bases = [b for _, b in outputs]
-        self.run = run
+        self.run, self.ran = run, False  # as runtime.Plan; nothing is loaded at a first call here
 
 
 class Program:
