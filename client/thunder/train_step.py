@@ -85,8 +85,7 @@ class _Bound:
     def __init__(self, region, phase, arguments):
         step = region.step
         self.region, self.known = region, step.known if phase != "accumulate" and step.known.kind != "none" else None
-        owners = {id(p): i for i, group in enumerate(step.optimizer.param_groups) for p in group["params"]}
-        self.used, groups = step.known.groups([(arguments[i], owners.get(id(arguments[i]), 0)) for i, _ in region.params])
+        self.used, groups = region.groups(arguments)
         self.plan, self.groups = region.plan(phase, self.used, groups), groups
         self.params = [arguments[i] for i, _ in region.params]
         groups = [step.optimizer.param_groups[self.used[g][0]] for g in groups]
@@ -214,10 +213,17 @@ class _StepRegion:
         self.encoded = encode.encode(self.exported, s)
         self.where = device.of(arguments)
 
+    def groups(self, arguments):
+        """What _Compiled.groups says of the parameters, in the optimizer's groups as they are now."""
+        owners = {id(p): i for i, group in enumerate(self.step.optimizer.param_groups) for p in group["params"]}
+        return self.step.known.groups([(arguments[i], owners.get(id(arguments[i]), 0)) for i, _ in self.params])
+
+    def flags(self, used):
+        return self.step.known.flags(used) if self.step.known.kind != "none" else ()
+
     def plan(self, phase, used, groups):
         """The plan of a phase. `used`, `groups`: what _Compiled.groups says of the parameters."""
-        step = self.step
-        flags = step.known.flags(used) if step.known.kind != "none" else ()
+        step, flags = self.step, self.flags(used)
         key = phase, flags, groups, step.clip is not None, step.accumulate > 1 or phase != "update", step.world
         if key not in self.plans:
             job = self.job(phase, key[4], flags, groups)
@@ -242,16 +248,16 @@ class _StepRegion:
     def memory(self, arguments):
         """The MemoryPlan of an update, compiled for what `device.target` says, not loaded."""
         step = self.step
-        owners = {id(p): i for i, group in enumerate(step.optimizer.param_groups) for p in group["params"]}
-        used, groups = step.known.groups([(arguments[i], owners.get(id(arguments[i]), 0)) for i, _ in self.params])
-        flags = step.known.flags(used) if step.known.kind != "none" else ()
-        job = self.job("update", step.accumulate > 1, flags, groups)
+        used, groups = self.groups(arguments)
+        job = self.job("update", step.accumulate > 1, self.flags(used), groups)
         return memory.plan_of(job.compile(step.stats.progress).data, self.encoded, step.memory_budget or job.message.target.memory or None)
 
     def check_memory(self, plan):
         """Refuses a plan that needs more than it may, or than there is, before it runs."""
-        step, needs = self.step, memory.loaded(plan, self.encoded, self.step.memory_budget)
-        advice = []
+        step, advice = self.step, []
+        if step.memory_budget is None and self.where.type != "cuda":
+            return
+        needs = memory.loaded(plan, self.encoded, step.memory_budget)
         if step.precision is None and any(p.dtype == torch.float32 for p in step.model.parameters()):
             advice.append('precision="bf16-mixed": what matrix products read and make takes half')
         if step.memory_budget is not None and needs.peak > step.memory_budget:
