@@ -45,23 +45,13 @@ def child(options):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
     generator = torch.Generator().manual_seed(rank)
     data = [torch.randint(0, model.sizes["vocabulary"], (options.batch, options.seq + 1), generator=generator) for _ in range(4)]
-    mixed = options.precision == "bf16-mixed"
     forward = model
-
-    def plain(x, y):
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            loss = models.loss_fn(forward(x), y)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
 
     if which == "thunder":
         step = thunder.train_step(model, optimizer, models.loss_fn, clip_grad_norm=1.0, precision=options.precision,
                                   parallel="ddp" if world > 1 else None)
     else:
-        step = plain
+        step = models.plain_step(lambda x, y: models.loss_fn(forward(x), y), model, optimizer, "cpu", options.precision == "bf16-mixed")
         if world > 1:
             torch.distributed.init_process_group("gloo")
             forward = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)

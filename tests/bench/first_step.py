@@ -80,16 +80,7 @@ def child(options):
     else:
         def loss_of(x, y):
             return models.loss_fn(model(x), y)
-        forward = torch.compile(loss_of) if side == "torch.compile" else loss_of
-
-        def step(x, y):
-            with torch.autocast(device, torch.bfloat16):
-                loss = forward(x, y)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            return loss.detach()
+        step = models.plain_step(torch.compile(loss_of) if side == "torch.compile" else loss_of, model, optimizer, device, True)
     if device == "cuda":
         torch.cuda.synchronize()
     built = time.time()

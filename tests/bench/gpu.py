@@ -44,15 +44,7 @@ def language_step(torch, thunder, models, work, device):
         def loss_of(x, y):
             return models.loss_fn(model(x), y)
         forward = thunder.compile(loss_of) if thunder else torch.compile(loss_of)
-
-        def step(x, y):
-            with torch.autocast(device, torch.bfloat16, enabled=not dtype):
-                loss = forward(x, y)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            return loss.detach()
+        step = models.plain_step(forward, model, optimizer, device, not dtype)
 
     def advance(i):
         d = data[i % 4]

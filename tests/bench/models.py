@@ -104,6 +104,19 @@ def loss_fn(logits, y):
     return F.cross_entropy(logits.view(-1, logits.size(-1)).float(), y.view(-1))
 
 
+def plain_step(loss_of, model, optimizer, device, mixed):
+    """A training step in PyTorch as people write it: step(x, y) -> loss, with autocast in bfloat16 where `mixed`."""
+    def step(x, y):
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            loss = loss_of(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+    return step
+
+
 class Bottleneck(nn.Module):
     def __init__(self, inside, width, stride):
         super().__init__()
