@@ -78,7 +78,7 @@ typedef struct th_cuda_gen {
   /* Loads that stay in registers from one pass over a row to the next. */
   th_strbuf *declared;
   int64_t shared;          /* bytes of dynamic shared memory so far */
-  const char *turn_index;  /* in_shared: the lines that make the index text of a turn's vector */
+  const char *turn_begin;  /* in_shared: the lines that a turn begins with, its guard and the index of its vector */
   bool copies;             /* in_shared: there are copies to wait for ... */
   size_t first_pass;       /* ... here: where the first pass over a row begins in the text, plus 1; 0: none has begun */
   th_cuda_loaded *held;

@@ -106,8 +106,9 @@ static void fill(th_cuda_gen *x, uint32_t k, const char *raw, const char *to, co
   const th_cuda_shape *s = x->shape;
   th_strbuf *d = x->declared;
   th_strbuf_printf(d, "    %s *%s = (%s *)(th_shared + %lld);\n", raw, to, raw, (long long)x->shared);
-  th_strbuf_printf(d, "    #pragma unroll\n    for (int turn = 0; turn < %lld; turn++) {\n%s", (long long)s->turns, x->turn_index);
-  th_strbuf_printf(d, "      if (turn * %lld + place < %lld) th_copy<%d>(%s, p%u + %s);\n    }\n", (long long)s->team, (long long)(s->length / s->width), x->width, at, k, offset);
+  bool guarded = s->turns * s->team * s->width != s->length; /* as rows.c opens a turn */
+  th_strbuf_printf(d, "    #pragma unroll\n    for (int turn = 0; turn < %lld; turn++) {\n%s", (long long)s->turns, x->turn_begin);
+  th_strbuf_printf(d, "      %sth_copy<%d>(%s, p%u + %s);\n%s    }\n", guarded ? "  " : "", x->width, at, k, offset, guarded ? "      }\n" : "");
   x->copies = true;
 }
 

@@ -13,11 +13,13 @@ static int open_turns(th_cuda_gen *x, const th_cuda_row *r, const char **index) 
   th_gen *g = &x->g;
   const th_cuda_shape *s = x->shape;
   int opened = 1;
+  size_t begun = 0;
   const char *vectors = th_gen_dim(g, th_dim_floordiv(g->c, s->n_reduced, th_dim_const(g->c, s->width)));
   if (!x->first_pass) x->first_pass = g->s.length + 1;
   if (s->cached || s->n_sums || (s->turns >= 0 && s->turns <= 16)) { /* arrays have a place for each turn */
     th_gen_line(g, s->in_shared ? "#pragma unroll 4" : "#pragma unroll");
     th_gen_open(g, "for (int turn = 0; turn < %lld; turn++)", (long long)s->turns);
+    begun = g->s.length;
     th_gen_line(g, "const %s j = turn * %lld + place;", g->index_type, (long long)s->team);
     if (s->turns * s->team * s->width != s->length) {
       th_gen_open(g, "if (j < %s)", vectors);
@@ -29,7 +31,6 @@ static int open_turns(th_cuda_gen *x, const th_cuda_row *r, const char **index) 
   /* Names are the same in all passes: what was read at an index in one is found in the next. */
   uint32_t last = s->domain.rank - 1, kept = 0;
   const char *rest = "j";
-  size_t before = g->s.length;
   for (uint32_t i = 0; i < s->domain.rank; i++)
     if (!th_gen_reduces(g->c, s->rows, i)) index[i] = r->index[kept++];
   for (uint32_t i = s->domain.rank; i-- > 0;) {
@@ -46,7 +47,7 @@ static int open_turns(th_cuda_gen *x, const th_cuda_row *r, const char **index) 
       rest = th_arena_printf(g->a, "rest_%u", i);
     }
   }
-  if (s->in_shared) x->turn_index = th_arena_printf(g->a, "      const %s j = turn * %lld + place;\n%s", g->index_type, (long long)s->team, th_strbuf_text(&g->s) + before);
+  if (s->in_shared) x->turn_begin = th_arena_strdup(g->a, th_strbuf_text(&g->s) + begun);
   index[last] = th_cuda_lanes_open(x, index[last], s->width);
   return opened;
 }

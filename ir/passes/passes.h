@@ -11,12 +11,14 @@
 /* One torch op's lowering in its place; its results mapped and named (decompose.c). */
 void th__rewrite_lower(th_rewriter *r, const th_op *op);
 
-/* Elements of a value, for what is worth it: the most there can be, or the least where that is not known. */
-static inline int64_t th__numel(const th_trace *t, th_value v) {
+/* A size, for what is worth it: the most that it can be, or the least where that is not known. */
+static inline int64_t th__size(const th_trace *t, th_dim size) {
   int64_t low, high;
-  th_dim_bounds(t->context, th_type_numel(t->context, th_type_of(t, v)), &low, &high);
+  th_dim_bounds(t->context, size, &low, &high);
   return high == INT64_MAX ? low : high;
 }
+/* Elements of a value, likewise. */
+static inline int64_t th__numel(const th_trace *t, th_value v) { return th__size(t, th_type_numel(t->context, th_type_of(t, v))); }
 
 /* Is the op no part of a fused kernel, but a product, a library call, a scatter, a collective …: what it reads and makes is stored (sink.c). */
 bool th__is_heavy(const th_op *op);

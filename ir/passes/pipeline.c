@@ -109,14 +109,14 @@ static th_status run_to_fit(const th_options *options, size_t remat, const char 
     th_plans made = start;
     bool ended;
     TH_TRY(run_passes(&given, remat, N_PASSES, last, &mine, &made, &ended));
-    bool planned = made.n == 1 && options->mode == TH_MODE_TRAIN_STEP && th_trace_level(made.traces[0]) == TH_LEVEL_PLAN;
+    bool planned = limit && made.n == 1 && options->mode == TH_MODE_TRAIN_STEP && th_trace_level(made.traces[0]) == TH_LEVEL_PLAN;
     th_plan_bytes bytes = planned ? th_plan_predict(made.traces[0], NULL) : (th_plan_bytes){0};
     if (bytes.peak < least) {
       *plans = made;
       *o = mine;
       least = bytes.peak;
     }
-    if (!planned || !limit || bytes.peak <= limit || given.live_limit == 1) break;
+    if (!planned || bytes.peak <= limit || given.live_limit == 1) break;
     int64_t excess = bytes.peak - limit;
     aim = tries ? aim - (excess > aim / STEP ? excess : aim / STEP) : bytes.arena - excess;
     given.live_limit = (uint64_t)(aim > 0 ? aim : 1);

@@ -74,15 +74,13 @@ static double flops_of(const th_trace *t, const th_op *op) {
     const th_type *x = th_type_of(t, op->operands[0]);
     n = 2.0 * (double)th__numel(t, op->result);
     for (uint32_t i = 0; i < dims->count; i++) {
-      int64_t d, low, high;
+      int64_t d;
       th_dim_is_const(t->context, dims->ints[i], &d);
-      th_dim_bounds(t->context, x->dims[d], &low, &high);
-      n *= (double)(high == INT64_MAX ? low : high);
+      n *= (double)th__size(t, x->dims[d]);
     }
   } else if (op->kind == TH_OP_conv) {
-    int64_t low, high;
-    th_dim_bounds(t->context, th_type_of(t, op->operands[1])->dims[0], &low, &high);
-    n = 2.0 * (double)th__numel(t, op->result) * (double)th__numel(t, op->operands[1]) / (double)(low > 0 ? low : 1);
+    int64_t channels = th__size(t, th_type_of(t, op->operands[1])->dims[0]);
+    n = 2.0 * (double)th__numel(t, op->result) * (double)th__numel(t, op->operands[1]) / (double)(channels > 0 ? channels : 1);
   }
   return n;
 }
@@ -140,13 +138,11 @@ static void analyse(remat *m) {
     }
   }
   for (uint32_t o = 0; o < m->g->n_outputs; o++) m->is_output[m->root[m->g->outputs[o]]] = m->stored[m->root[m->g->outputs[o]]] = true;
-  for (uint32_t i = 0; i < m->n; i++)
-    for (uint32_t k = 0; k < m->g->ops[i]->n_results; k++) {
-      th_value v = m->g->ops[i]->result + k;
-      const th_type *type = th_type_of(m->t, v);
-      if (is_given(m->g->ops[i])) m->stored[v] = false;
-      m->bytes[v] = type->host ? 0 : th__numel(m->t, v) * (int64_t)th_dtype_size(type->dtype);
-    }
+  for (th_value v = 0; v < m->t->n_values; v++) {
+    const th_type *type = th_type_of(m->t, v);
+    if (def_of(m, v) && is_given(def_of(m, v))) m->stored[v] = false;
+    m->bytes[v] = type->host ? 0 : th__numel(m->t, v) * (int64_t)th_dtype_size(type->dtype);
+  }
   for (uint32_t o = 0; o < m->g->n_outputs; o++) { /* computed over what it replaces */
     th_value v = m->root[m->g->outputs[o]];
     if (m->t->outputs[o].kind == TH_OUTPUT_WRITTEN && def_of(m, v) && !th__is_heavy(def_of(m, v))) m->bytes[v] = 0;
@@ -209,7 +205,7 @@ static void start_from(remat *m, chain *c, th_value r, bool extends) {
   if (m->seen_leaf[r] == m->now) return;
   m->seen_leaf[r] = m->now;
   if (extends) c->extends += m->bytes[r];
-  if (!is_read_near(m, r, c->at)) c->time += (double)(def_of(m, r) ? m->bytes[r] : th__numel(m->t, r) * (int64_t)th_dtype_size(th_type_of(m->t, r)->dtype));
+  if (!is_read_near(m, r, c->at)) c->time += (double)m->bytes[r];
   if (!c->commits) return;
   if (def_of(m, r)) m->stored[r] = true;
   note_read(m, r, c->at);
